@@ -1,0 +1,3 @@
+"""Plasticine: does this network still learn?"""
+
+__version__ = "0.1.0"
