@@ -1,0 +1,125 @@
+"""How a list of distinct tasks becomes the stream that is trained on, and how its random numbers are drawn.
+
+Everything here is a function of the configuration alone: every seed of a study sees the same stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from plasticine.core.env import Task
+from plasticine.errors import UserError, nearest
+
+__all__ = ["ORDERS", "build_stream", "check_count", "draw_values"]
+
+#: Orders of the visits inside a cycle.
+ORDERS = ("sequential", "shuffled")
+
+_DISTRIBUTIONS = ("uniform", "log_uniform")
+
+
+def check_count(key: str, value: int, least: int = 1) -> int:
+    """Return `value` if it is a whole number of at least `least`.
+
+    Raises:
+        UserError: If it is not; `key` names the configuration key in the message.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{key}={value!r} is not a whole number >= {least}", f"set {key} to {least} or more")
+    return value
+
+
+def build_stream(
+    distinct: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
+    cycles: int,
+    order: str,
+    steps_per_task: int,
+    stream_seed: int,
+) -> tuple[Task, ...]:
+    """Repeat the distinct tasks `cycles` times.
+
+    Args:
+        distinct: (name, options) of every task of a cycle. A name may occur twice: that is a second visit.
+        cycles: Times the whole list is gone through, >= 1.
+        order: ``sequential`` keeps the order of the list; ``shuffled`` permutes each cycle anew.
+        steps_per_task: Environment steps of each visit, summed over environments, >= 1.
+        stream_seed: Seed of the permutations, >= 0; part of the configuration, not the seed of the run.
+
+    Raises:
+        UserError: For an empty list, an unknown order or a count that is not positive.
+    """
+    check_count("env.cycles", cycles)
+    check_count("env.steps_per_task", steps_per_task)
+    check_count("env.stream_seed", stream_seed, least=0)
+    if order not in ORDERS:
+        raise UserError(f"env.order={order!r} is unknown", nearest(str(order), ORDERS))
+    if not distinct:
+        raise UserError("the stream of tasks is empty", "name at least one task")
+    # The second word keeps these draws apart from those of `draw_values`, which uses the bare seed.
+    rng = np.random.default_rng([stream_seed, 1])
+    visits: dict[str, int] = {}
+    stream: list[Task] = []
+    for _ in range(cycles):
+        places = rng.permutation(len(distinct)).tolist() if order == "shuffled" else range(len(distinct))
+        for place in places:
+            name, options = distinct[place]
+            visit = visits.get(name, 0)
+            visits[name] = visit + 1
+            stream.append(Task(len(stream), name, steps_per_task, visit, dict(options)))
+    return tuple(stream)
+
+
+def draw_values(
+    key: str,
+    *,
+    low: float,
+    high: float,
+    distribution: str,
+    values: Sequence[float] | None,
+    num_tasks: int,
+    stream_seed: int,
+) -> tuple[float, ...]:
+    """Draw one number for each task, or take the numbers the configuration lists.
+
+    The first n of N > n draws with the same seed are the n draws: a longer stream continues a shorter one.
+
+    Args:
+        key: Name of the configuration group in messages.
+        low: Smallest value; must be > 0 for ``log_uniform``.
+        high: Largest value, >= low.
+        distribution: ``uniform``, or ``log_uniform`` (the logarithm is uniform).
+        values: Explicit numbers, one a task; then the other keys are not used. ``None`` draws.
+        num_tasks: Number of draws, >= 1.
+        stream_seed: Seed of the draws, >= 0.
+
+    Raises:
+        UserError: If the range is empty, not finite or (for log_uniform) not positive.
+    """
+    if values is not None:
+        if not values:
+            raise UserError(f"{key}.values is empty", f"list at least one number or set {key}.values=null")
+        numbers = tuple(float(v) for v in values)
+        if not all(math.isfinite(v) for v in numbers):
+            raise UserError(f"{key}.values contains a number that is not finite", "remove it")
+        return numbers
+    check_count("env.num_tasks", num_tasks)
+    check_count("env.stream_seed", stream_seed, least=0)
+    if distribution not in _DISTRIBUTIONS:
+        raise UserError(
+            f"{key}.distribution={distribution!r} is unknown", nearest(str(distribution), _DISTRIBUTIONS)
+        )
+    logarithmic = distribution == "log_uniform"
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high) or (logarithmic and low <= 0):
+        positive = ", above 0" if logarithmic else ""
+        raise UserError(f"{key} has the empty range {low} .. {high}", f"need finite low <= high{positive}")
+    uniform = np.random.default_rng([stream_seed]).random(num_tasks)
+    if logarithmic:
+        drawn = np.exp(math.log(low) + uniform * (math.log(high) - math.log(low)))
+    else:
+        drawn = low + uniform * (high - low)
+    return tuple(float(v) for v in np.clip(drawn, low, high))
