@@ -1,0 +1,261 @@
+"""From what was typed to overrides that Hydra can run: checked, with integer ranges written out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from plasticine.cli.argv import CommandLine, expand_range, is_range, shown
+from plasticine.cli.schema import MISSING, Schema, all_keys, lookup, nearest_keys
+from plasticine.errors import UserError, nearest
+
+__all__ = ["Request", "make_schema", "resolve"]
+
+
+@dataclass
+class Request:
+    """A checked command line.
+
+    Attributes:
+        overrides: For Hydra, sweeps of a ``sweep=...`` file included; integer ranges written as lists.
+        multirun: Whether several runs were asked for (``-m``, or a sweep file that says so).
+        expansions: One line for each range that was written out.
+    """
+
+    overrides: list[str]
+    multirun: bool
+    expansions: list[str] = field(default_factory=list)
+
+
+def parse(line: str) -> Override:
+    """Parse one override.
+
+    Raises:
+        UserError: If it does not follow Hydra's grammar.
+    """
+    try:
+        return OverridesParser.create().parse_override(line)
+    except OverrideParseException as error:
+        reason = str(error.message).splitlines()[0]
+        raise UserError(
+            f"cannot read {line!r}: {reason}",
+            "write key=value; quote blanks and special characters twice: key='\"a b\"', method='[snp,redo]'",
+        ) from error
+
+
+def make_schema(line: CommandLine) -> Schema:
+    """Return the schema for the folders and the primary file that a command line names."""
+    paths: list[str] = []
+    for word in line.overrides:
+        if word.startswith("hydra.searchpath="):
+            value = parse(word).value()
+            paths.extend(str(path) for path in (value if isinstance(value, list) else [value]))
+    return Schema(line.flags.get("--config-name", "run"), line.flags.get("--config-dir"), paths)
+
+
+def resolve(line: CommandLine, schema: Schema) -> Request:
+    """Check a command line against the YAML files and write its ranges out.
+
+    Raises:
+        UserError: For anything that could not work; the message names the nearest valid spelling.
+    """
+    typed = _by_key(line.overrides)
+    _check_groups(typed.values(), schema)
+    chosen = [word for word in typed.values() if _is_choice(word, schema)]
+    base = _Bases(chosen, schema)
+    multirun = line.multirun or OmegaConf.select(base.first, "hydra.mode") == RunMode.MULTIRUN
+    words = dict(typed)
+    if multirun:
+        params = OmegaConf.select(base.first, "hydra.sweeper.params") or {}
+        from_file = _by_key([f"{key}={value}" for key, value in params.items()])
+        _check_groups(from_file.values(), schema)
+        words = {**from_file, **typed}
+        base = _Bases([word for word in words.values() if _is_choice(word, schema)], schema)
+    request = Request([], multirun)
+    for word in words.values():
+        request.overrides.append(_checked(word, base, schema, request))
+    return request
+
+
+class _Bases:
+    """Configurations of the chosen groups alone: one for each option of a swept group, made lazily."""
+
+    def __init__(self, choices: Sequence[str], schema: Schema) -> None:
+        self._schema = schema
+        parsed = [(parse(word), word) for word in choices]
+        self._fixed = [word for override, word in parsed if not override.is_sweep_override()]
+        self._swept = [_variants(override, schema) for override, _ in parsed if override.is_sweep_override()]
+        self.first = schema.compose([*self._fixed, *(variants[0] for variants in self._swept)])
+
+    def __iter__(self) -> Iterator[DictConfig]:
+        yield self.first
+        firsts = [variants[0] for variants in self._swept]
+        for index, variants in enumerate(self._swept):
+            for variant in variants[1:]:
+                yield self._schema.compose([*self._fixed, *firsts[:index], variant, *firsts[index + 1 :]])
+
+    def lookup(self, key: str) -> Any:
+        return next((value for value in (lookup(cfg, key) for cfg in self) if value is not MISSING), MISSING)
+
+    def keys(self) -> list[str]:
+        return list(dict.fromkeys(chain.from_iterable(all_keys(cfg) for cfg in self)))
+
+
+def _by_key(words: Sequence[str]) -> dict[str, str]:
+    """Return the words by key, the last one of a key winning (as in Hydra)."""
+    found: dict[str, str] = {}
+    for word in words:
+        key = word.partition("=")[0]
+        found.pop(key, None)
+        found[key] = word
+    return found
+
+
+def _is_choice(word: str, schema: Schema) -> bool:
+    key = word.partition("=")[0].lstrip("+~").partition("@")[0]
+    return schema.is_group(key) or key.startswith("hydra.searchpath")
+
+
+def _variants(override: Override, schema: Schema) -> list[str]:
+    key = override.get_key_element()
+    if override.value_type is not None and override.value_type.name == "GLOB_CHOICE_SWEEP":
+        glob: Any = override._value
+        names = glob.filter(schema.options(override.key_or_group))
+        if not names:
+            raise UserError(f"{override.input_line} matches nothing", nearest("", schema.options(key)))
+        return [f"{key}={name}" for name in names]
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _check_groups(words: Any, schema: Schema) -> None:
+    for word in words:
+        key, _, _ = word.partition("=")
+        group = key.lstrip("+~").partition("@")[0]
+        if key.startswith("~") or not schema.is_group(group):
+            continue
+        override = parse(word)
+        if override.value_type is not None and override.value_type.name == "GLOB_CHOICE_SWEEP":
+            continue
+        values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+        options = schema.options(group)
+        for value in chain.from_iterable(v if isinstance(v, list) else [v] for v in values):
+            name = str(getattr(value, "text", value))
+            if value is None:
+                raise UserError(f"{group} cannot be switched off with null", nearest("", options))
+            if name.removesuffix(".yaml") not in options:
+                raise UserError(f"{group}={name}: there is no {group} {name!r}", nearest(name, options))
+
+
+def _checked(word: str, base: _Bases, schema: Schema, request: Request) -> str:
+    """Return one override for Hydra, or raise a UserError."""
+    key, equals, text = word.partition("=")
+    if _is_choice(word, schema):
+        _check_sweep(parse(word), request)
+        return word
+    if key[0] in "+~" or key.startswith(("hydra.", "hydra/")) or not equals:
+        _check_sweep(parse(word), request)
+        return word
+    current = base.lookup(key)
+    if current is MISSING:
+        raise _unknown(word, key, base, schema)
+    if is_range(text) and isinstance(current, int) and not isinstance(current, bool):
+        if not request.multirun:
+            raise _needs_multirun(word)
+        numbers = expand_range(key, text)
+        request.expansions.append(f"{word} -> {shown(numbers)} ({len(numbers)} values)")
+        return f"{key}={','.join(map(str, numbers))}"
+    override = parse(word)
+    _check_sweep(override, request)
+    return _typed(override, current, word)
+
+
+def _check_sweep(override: Override, request: Request) -> None:
+    if override.is_sweep_override() and not request.multirun:
+        raise _needs_multirun(str(override.input_line))
+
+
+def _needs_multirun(word: str) -> UserError:
+    key, _, value = word.partition("=")
+    return UserError(f"{word} asks for several runs", f"add -m: plasticine-run -m {key}={value}")
+
+
+def _unknown(word: str, key: str, base: _Bases, schema: Schema) -> UserError:
+    parts = key.split(".")
+    if len(parts) > 2 and schema.is_group(parts[0]) and parts[1] in schema.options(parts[0]):
+        selected = list(base.first.get(parts[0]) or [])
+        if parts[0] == "method" and parts[1] not in selected:
+            more = [name for name in selected if name != "vanilla"] + [parts[1]]
+            choice = more[0] if len(more) == 1 else f"[{','.join(more)}]"
+            return UserError(
+                f"{word}: method {parts[1]} is not selected (method is {'+'.join(selected)})",
+                f"add method={choice}",
+            )
+    if parts[0] == "method" and len(parts) > 2:
+        selected = list(base.first.get("method") or [])
+        if parts[1] not in selected:
+            return UserError(
+                f"{word}: there is no method {parts[1]!r}",
+                nearest(parts[1], [*schema.options("method"), *selected]),
+            )
+    known = [*base.keys(), *schema.groups()]
+    close = nearest_keys(key, known)
+    if close:
+        return UserError(f"unknown key {key} in {word!r}", f"did you mean {' or '.join(close)}?")
+    parent = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == parent]
+    if parent and not siblings:
+        siblings = [name for name in known if "." not in name]
+    return UserError(f"unknown key {key} in {word!r}", f"available: {', '.join(sorted(set(siblings)))}")
+
+
+_NAMES = {bool: "true or false", int: "an integer", float: "a number", list: "a list", dict: "a mapping"}
+
+
+def _typed(override: Override, current: Any, word: str) -> str:
+    """Check the value(s) against the basic type of the YAML value; ``1e6`` is an integer where one is due."""
+    sweep = override.is_sweep_override()
+    values = list(override.sweep_iterator()) if sweep else [override.value()]
+    kind = _kind(current)
+    wrong = [value for value in values if not _fits(value, kind)]
+    if wrong:
+        shown_value = getattr(wrong[0], "text", wrong[0])
+        now = OmegaConf.to_container(current) if OmegaConf.is_config(current) else current
+        raise UserError(
+            f"{word}: {override.key_or_group} must be {_NAMES[kind]}, not {shown_value!r}",
+            f"the configuration says {override.key_or_group}={now}",
+        )
+    if kind is int and any(isinstance(value, float) for value in values):
+        return f"{override.get_key_element()}={','.join(str(_whole(value)) for value in values)}"
+    return word
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) else "null" if value is None else value
+
+
+def _kind(current: Any) -> type:
+    """Return the basic type of a composed value; ``object`` where any value goes."""
+    if isinstance(current, (DictConfig, ListConfig)):
+        return dict if isinstance(current, DictConfig) else list
+    return next((kind for kind in (bool, int, float) if isinstance(current, kind)), object)
+
+
+def _fits(value: Any, kind: type) -> bool:
+    text = getattr(value, "text", value)  # a quoted string
+    if text is None or kind is object or (isinstance(text, str) and "${" in text):
+        return True
+    if kind is bool or isinstance(text, bool):
+        return kind is bool and isinstance(text, bool)
+    if kind is int:
+        return isinstance(text, int) or (isinstance(text, float) and text.is_integer())
+    if kind is float:
+        return isinstance(text, (int, float))
+    return isinstance(text, kind)

@@ -1,0 +1,174 @@
+"""Our parts of Hydra: where it looks for YAML, how a multirun becomes jobs, and who runs them.
+
+Registered by code when the command starts, so that no `hydra_plugins` namespace package is needed and other
+uses of Hydra in the same Python environment are left alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from plasticine.errors import UserError
+from plasticine.paths import config_dirs, outside_configs
+
+__all__ = ["PlasticineLauncher", "PlasticineSearchPath", "PlasticineSweeper", "register"]
+
+Override = Sequence[str]
+
+#: Hydra instantiates launchers and sweepers only if their module is called like this.
+_NAMESPACE = "hydra_plugins.plasticine"
+
+
+class PlasticineSearchPath(SearchPathPlugin):
+    """Adds launchers/, sweeps/ and the YAML folders of other packages to Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append our folders, then the outside ones in the order of their names."""
+        _, launchers, sweeps = config_dirs()
+        search_path.append("plasticine-launchers", f"file://{launchers}")
+        search_path.append("plasticine-sweeps", f"file://{sweeps}")
+        for name, path in outside_configs().items():
+            search_path.append(f"plasticine.configs:{name}", path)
+
+
+class PlasticineSweeper(Sweeper):
+    """The Cartesian product of a command line's values as one batch, without writing a file.
+
+    Args:
+        max_batch_size: Not used: all jobs go to the launcher at once.
+        params: Swept values of a ``sweep=...`` file; the command line wins.
+    """
+
+    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None) -> None:
+        self.params = dict(params or {})
+        self.launcher: Launcher | None = None
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make the launcher that the configuration names: ours, or a stock one such as submitit_slurm."""
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Hand all jobs to the launcher and return its results.
+
+        Raises:
+            UserError: If a sweep has no values.
+        """
+        # Imported late: Hydra's plugin scan executes this module again, which would leave us the old class.
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
+        batch = [job for part in BasicSweeper.split_arguments(overrides, None) for job in part]
+        if not batch:
+            raise UserError("this multirun has no jobs", "give every swept key at least one value")
+        return [self.launcher.launch(batch, initial_job_idx=0)]
+
+
+class PlasticineLauncher(Launcher):
+    """Composes all jobs and hands their plain configurations to `take_jobs`, to run outside of Hydra."""
+
+    #: Set by the command line.
+    take_jobs: Callable[[list[dict[str, Any]]], None] | None = None
+
+    def __init__(self) -> None:
+        self._config: DictConfig | None = None
+        self._context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what composition needs."""
+        self._config, self._context = config, hydra_context
+
+    def launch(self, job_overrides: Sequence[Override], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Compose all jobs. There are no results yet, so none are returned."""
+        assert self._config is not None
+        assert self._context is not None
+        take_jobs = type(self).take_jobs
+        if take_jobs is None:
+            raise RuntimeError("PlasticineLauncher.take_jobs is not set: start runs with plasticine-run")
+        loader, master = self._context.config_loader, self._config
+        take_jobs(compose_jobs(lambda job: loader.load_sweep_config(master, list(job)), job_overrides))
+        return []
+
+
+def compose_jobs(compose: Callable[[Override], DictConfig], jobs: Sequence[Override]) -> list[dict[str, Any]]:
+    """Return the plain configuration of each job.
+
+    Composing takes tens of milliseconds and seeds are many, so jobs that differ in nothing but ``seed`` are
+    composed once. A configuration that uses ``${seed}`` elsewhere is composed job by job.
+    """
+    from omegaconf import OmegaConf
+
+    from plasticine.cell import plain
+
+    composed: dict[tuple[str, ...], tuple[dict[str, Any], bool]] = {}
+    configs = []
+    for job in jobs:
+        key = tuple(item for item in job if not item.startswith("seed="))
+        seeds = [int(item.partition("=")[2]) for item in job if item.startswith("seed=")]
+        if key not in composed or (composed[key][1] and seeds):
+            cfg = compose(job)
+            ours = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
+            uses_seed = "${seed}" in OmegaConf.to_yaml(ours)
+            composed[key] = plain(cfg), uses_seed
+        config = dict(composed[key][0])
+        if seeds:
+            config["seed"] = seeds[-1]
+        configs.append(config)
+    return configs
+
+
+@dataclass
+class _SweeperNode:
+    _target_: str = f"{_NAMESPACE}.PlasticineSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
+@dataclass
+class _LauncherNode:
+    _target_: str = f"{_NAMESPACE}.PlasticineLauncher"
+
+
+def _alias_module() -> None:
+    """Let this module be found as ``hydra_plugins.plasticine``, the only place where Hydra looks."""
+    try:
+        namespace = importlib.import_module("hydra_plugins")
+    except ModuleNotFoundError:
+        namespace = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
+    sys.modules[_NAMESPACE] = sys.modules[__name__]
+    namespace.plasticine = sys.modules[__name__]  # type: ignore[attr-defined]
+
+
+def register() -> None:
+    """Make Hydra know the classes of this module. May be called more than once."""
+    plugins = Plugins.instance()  # scans for real hydra_plugins packages first
+    _alias_module()
+    for plugin in (PlasticineSearchPath, PlasticineSweeper, PlasticineLauncher):
+        plugin.__module__ = _NAMESPACE
+        plugins.register(plugin)
+    store = ConfigStore.instance()
+    store.store(group="hydra/sweeper", name="plasticine", node=_SweeperNode, provider="plasticine")
+    store.store(group="hydra/launcher", name="plasticine", node=_LauncherNode, provider="plasticine")
