@@ -259,7 +259,7 @@ def test_half_a_line_is_taken_back_when_the_disk_is_full(tmp_path, monkeypatch):
     log.log({"a": 1.0}, 1)
     log.mark()
     write = os.pwrite
-    room = [7]
+    room = [60]
 
     def small(fd, data, position):
         if not room:
@@ -268,7 +268,7 @@ def test_half_a_line_is_taken_back_when_the_disk_is_full(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "pwrite", small)
     with pytest.raises(OSError, match="No space"):
-        log.event("e", 1, {})
+        log.event("e" * 80, 1, {})
     monkeypatch.setattr(os, "pwrite", write)
     log.event("f", 1, {})
     assert [e.kind for e in read_metrics(tmp_path).events] == ["f"]

@@ -1,0 +1,277 @@
+"""One run, from its folder to MLflow."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from plasticine.errors import UserError
+from plasticine.tracking.artifacts import Artifacts
+from plasticine.tracking.jsonfile import read_json
+from plasticine.tracking.local import COMMITTED_FILE, METRICS_FILE
+from plasticine.tracking.record import read_lines
+from plasticine.tracking.runcard import RunCard
+from plasticine.tracking.selection import ForwardSettings, Point
+from plasticine.tracking.state import STATE_FILE, ForwardState
+from plasticine.tracking.store import file_lock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["SWITCH_EVENT", "Push", "RunFollower", "Store"]
+
+#: Kind of the events whose steps go into the tag ``plasticine.switches``.
+SWITCH_EVENT = "task_switch"
+STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_BATCH = 1000  # MLflow's limit for one call
+_SAVE_EVERY_LINES = 5000
+
+
+class Store(NamedTuple):
+    """A prepared MLflow store."""
+
+    uri: str
+    experiment_id: str
+    client: MlflowClient
+
+
+class Push(NamedTuple):
+    """What one push did: points sent, whether something is left, and why."""
+
+    points: int
+    pending: bool
+    reason: str = ""
+
+
+class RunFollower:
+    """Sends the committed part of one run's record to MLflow; keeps its place in ``mlflow.json``.
+
+    Sending the same lines again is harmless: they carry their own times and steps, so MLflow recognises them.
+
+    Args:
+        run_dir: Folder of the run; may still be empty.
+    """
+
+    def __init__(self, run_dir: Path | str) -> None:
+        self.run_dir = Path(run_dir)
+        self._settled: tuple[int, ...] | None = None
+        self._checked_run: str | None = None
+        self._settings: ForwardSettings | None = None
+        self._events: list[dict[str, Any]] = []
+        self._events_end = 0
+
+    def push(
+        self, store: Store, deadline: float, final: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> Push:
+        """Send what is committed and not sent yet.
+
+        Args:
+            store: Where to.
+            deadline: Time of `clock` after which no further batch is begun.
+            final: The run is over even if its record does not say so: take its outcome from status.json then.
+            clock: Seconds.
+
+        Raises:
+            mlflow.exceptions.MlflowException: The store does not answer or refuses; what was sent is noted.
+            OSError: A file of the run cannot be read or written.
+            UserError: The folder lacks a setting, or another process is sending this run.
+            ValueError: A file of the run is damaged.
+        """
+        stamp = self._stamp(final)
+        if stamp is None or stamp == self._settled:
+            return Push(0, False)
+        if not (self.run_dir / "run.json").exists():
+            return Push(0, False)
+        with file_lock(self.run_dir / "mlflow.lock", 1.0):
+            result = self._push(store, deadline, final, clock)
+        self._settled = None if result.pending else stamp
+        return result
+
+    def _push(self, store: Store, deadline: float, final: bool, clock: Callable[[], float]) -> Push:
+        committed = read_json(self.run_dir / COMMITTED_FILE) or {"offset": 0, "outcome": None}
+        outcome = committed["outcome"] or (self._status_outcome() if final else None)
+        state = ForwardState.load(self.run_dir)
+        before = state.pushed
+        self._open_run(store, state)
+        assert state.run_id is not None
+        if state.closed is not None and outcome is None:
+            store.client.update_run(state.run_id, status="RUNNING")
+            state.closed = None
+            state.save(self.run_dir)
+        rewinds = int(committed.get("rewinds", 0))
+        if rewinds != state.rewinds or int(committed["offset"]) < state.offset:
+            state.restart()
+            state.rewinds = rewinds
+            self._events, self._events_end = [], 0
+            state.save(self.run_dir)
+        files = Artifacts(self.run_dir, store.client, state.run_id)
+        problem = ""
+        if state.artifacts is None:
+            problem = files.send_start()
+            state.artifacts = None if problem else "start"
+        complete = self._send_lines(store, state, int(committed["offset"]), deadline, clock)
+        if complete and outcome is not None and (state.closed != outcome or state.artifacts != "end"):
+            self._send(
+                store,
+                state,
+                [p for p in state.selection.rest(self._need_settings()) if p.step > state.through],
+            )
+            self._load_events(state.offset)
+            problem = problem or files.send_end(outcome, self._events)
+            status, end = STATUS[outcome], state.time or int(time.time() * 1000)
+            store.client.set_terminated(state.run_id, status=status, end_time=end)
+            state.closed, state.artifacts = outcome, None if problem else "end"
+            state.save(self.run_dir)
+        elif problem == "" and state.artifacts == "start":
+            state.save(self.run_dir)
+        return Push(state.pushed - before, bool(problem) or not complete, problem)
+
+    def _open_run(self, store: Store, state: ForwardState) -> None:
+        """Find the MLflow run of this folder or make it, and describe it."""
+        from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
+
+        client = store.client
+        if state.run_id is not None and (state.uri, state.experiment_id) != (store.uri, store.experiment_id):
+            self._forget(state)
+        if state.run_id is not None and self._checked_run != state.run_id:
+            try:
+                stage = client.get_run(state.run_id).info.lifecycle_stage
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                self._forget(state)  # the store was deleted and made again
+            else:
+                if stage != "active":
+                    raise UserError(
+                        f"the MLflow run {state.run_id} was deleted in MLflow",
+                        f"`mlflow runs restore --run-id {state.run_id}`, or remove {self.run_dir / STATE_FILE}",
+                    )
+        if state.run_id is None:
+            card = RunCard.read(self.run_dir)
+            state.uri, state.experiment_id = store.uri, store.experiment_id
+            state.save(self.run_dir)
+            query = f"tags.`plasticine.token` = '{state.token}'"
+            found = client.search_runs([store.experiment_id], filter_string=query, max_results=1)
+            if found:
+                state.run_id = found[0].info.run_id
+            else:
+                tags = {**card.tags, "plasticine.token": state.token}
+                start = int((self.run_dir / "run.json").stat().st_mtime * 1000)
+                run = client.create_run(store.experiment_id, start_time=start, tags=tags, run_name=card.name)
+                state.run_id = run.info.run_id
+            state.save(self.run_dir)
+        if not state.described:
+            params = [Param(key, value) for key, value in RunCard.read(self.run_dir).params.items()]
+            for i in range(0, len(params), 100):
+                client.log_batch(state.run_id, params=params[i : i + 100])
+            state.described = True
+            state.save(self.run_dir)
+        self._checked_run = state.run_id
+
+    def _forget(self, state: ForwardState) -> None:
+        fresh = ForwardState(token=state.token)
+        state.__dict__.update(fresh.__dict__)
+        self._events, self._events_end = [], 0
+
+    def _send_lines(
+        self, store: Store, state: ForwardState, stop: int, deadline: float, clock: Callable[[], float]
+    ) -> bool:
+        """Send the lines up to byte `stop`; return False if the time was up before."""
+        path = self.run_dir / METRICS_FILE
+        if state.offset >= stop:
+            return True
+        settings, planned = self._need_settings(), RunCard.read(self.run_dir).log_lines
+        self._load_events(state.offset)
+        points: list[Point] = []
+        switched = False
+        for lines, (entry, end) in enumerate(read_lines(path, state.offset, stop), start=1):
+            if "m" in entry:
+                chosen = state.selection.take(entry, settings, planned)
+                points += [p for p in chosen if p.step > state.through]
+                state.step = max(state.step, entry["s"])
+            switched |= self._note_event(entry, end)
+            state.offset, state.time = end, entry["t"]
+            if len(points) >= _BATCH // 2 or lines % _SAVE_EVERY_LINES == 0:
+                self._send(store, state, points)
+                points = []
+                if clock() > deadline:
+                    return False
+        self._send(store, state, points)
+        self._tag(store, state, switched, settings)
+        return True
+
+    def _send(self, store: Store, state: ForwardState, points: list[Point]) -> None:
+        """Send points, then note that everything up to `state.offset` is there."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(_name(p.key), p.value, p.time, p.step) for p in points]
+        for i in range(0, len(metrics), _BATCH):
+            store.client.log_batch(str(state.run_id), metrics=metrics[i : i + _BATCH])
+        state.pushed += len(points)
+        state.save(self.run_dir)
+
+    def _load_events(self, stop: int) -> None:
+        """Read the events in front of byte `stop` that another process has dealt with."""
+        if self._events_end < stop:
+            for entry, end in read_lines(self.run_dir / METRICS_FILE, self._events_end, stop):
+                self._note_event(entry, end)
+
+    def _note_event(self, entry: dict[str, Any], end: int) -> bool:
+        """Keep an event for events.json; return whether it is a switch of the task."""
+        if end <= self._events_end:
+            return False
+        self._events_end = end
+        if "event" not in entry:
+            return False
+        self._events.append(
+            {"time": entry["t"], "env_steps": entry["s"], "kind": entry["event"], **entry["facts"]}
+        )
+        return bool(entry["event"] == SWITCH_EVENT)
+
+    def _tag(self, store: Store, state: ForwardState, switched: bool, settings: ForwardSettings) -> None:
+        from mlflow.entities import RunTag
+
+        tags = {}
+        if switched:
+            steps = [str(e["env_steps"]) for e in self._events if e["kind"] == SWITCH_EVENT]
+            tags["plasticine.switches"] = ",".join(steps)
+        left_out = state.selection.left_out(settings)
+        if left_out:
+            names = ", ".join(left_out)
+            tags["plasticine.keys_left_out"] = (
+                f"{len(left_out)} over tracker.max_keys={settings.max_keys}: {names}"
+            )
+        if tags:
+            store.client.log_batch(str(state.run_id), tags=[RunTag(k, v[:5000]) for k, v in tags.items()])
+
+    def _need_settings(self) -> ForwardSettings:
+        if self._settings is None:
+            config = yaml.safe_load((self.run_dir / "config.yaml").read_text(encoding="utf-8"))
+            self._settings = ForwardSettings.from_config(config["tracker"])
+        return self._settings
+
+    def _status_outcome(self) -> str | None:
+        """Return how the run ended if it could not say so itself: whoever ran it writes status.json."""
+        state = (read_json(self.run_dir / "status.json") or {}).get("state")
+        return state if state in STATUS else None
+
+    def _stamp(self, final: bool) -> tuple[int, ...] | None:
+        """Return what changes when there is something new, None if there is nothing yet."""
+        stamp = []
+        for name in (COMMITTED_FILE, "status.json") if final else (COMMITTED_FILE,):
+            try:
+                found = os.stat(self.run_dir / name)
+            except FileNotFoundError:
+                continue
+            stamp += [found.st_mtime_ns, found.st_ino]
+        return tuple(stamp) or None
+
+
+def _name(key: str) -> str:
+    return RunCard.clean(key)
