@@ -13,7 +13,7 @@ class GradientNorm(UpdateScalar):
     .. math:: \| \nabla_\theta L \|_2
 
     over all trainable tensors of the agent together, for the loss including the terms that methods add. The
-    agent reports it as the scalar ``gradient_norm``.
+    agent reports it as the scalar ``grad_norm``.
 
     Range: [0, inf); vanishing = loss of plasticity, exploding = instability. NaN if the gradient was not
     finite. No value if the agent does not report it.
@@ -21,4 +21,4 @@ class GradientNorm(UpdateScalar):
     Source: Yuan et al. 2025 (Plasticine, arXiv 2504.17490), "gradient norm".
     """
 
-    scalar = "gradient_norm"
+    scalar = "grad_norm"

@@ -56,7 +56,7 @@ class TwoNetworks(nn.Module):
             anchors = dict.fromkeys(("update", "task", "init"), earlier)
             kinds = {key: key.rpartition(".")[2] for key in params}
             nets.append(NetProbe(name, sites, second.tanh(), params, anchors, kinds))
-        return Probe(tuple(nets), {"gradient_norm": 0.5, "policy_entropy": 1.5})
+        return Probe(tuple(nets), {"grad_norm": 0.5, "policy_entropy": 1.5})
 
 
 @pytest.fixture

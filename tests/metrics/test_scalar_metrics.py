@@ -9,13 +9,13 @@ from plasticine.metrics.gradients import GradientNorm
 from plasticine.metrics.policy import PolicyEntropy
 
 METRICS = pytest.mark.parametrize(
-    ("metric", "name"), [(GradientNorm(), "gradient_norm"), (PolicyEntropy(), "policy_entropy")]
+    ("metric", "name"), [(GradientNorm(), "grad_norm"), (PolicyEntropy(), "policy_entropy")]
 )
 
 
 @METRICS
 def test_value_of_the_whole_agent_under_the_empty_name(metric, name, make_net):
-    scalars = {"gradient_norm": 0.0, "policy_entropy": 0.0, name: 1.25}
+    scalars = {"grad_norm": 0.0, "policy_entropy": 0.0, name: 1.25}
     assert metric.compute(Probe(nets=(make_net(),), scalars=scalars)) == {"": 1.25}
 
 

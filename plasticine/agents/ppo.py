@@ -1,0 +1,312 @@
+"""Proximal policy optimisation (Schulman et al., arXiv 1707.06347), discrete and continuous actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from plasticine.agents.gae import advantages
+from plasticine.agents.policies import Categorical, DiagonalGaussian
+from plasticine.core.agent import Agent, Phase
+from plasticine.core.env import EnvSpec, StepOut
+from plasticine.core.noise import Streams
+from plasticine.core.optim import Adam
+from plasticine.core.state import TrainState
+from plasticine.errors import UserError
+from plasticine.memory.rollout import Rollout
+from plasticine.networks.initializers import Initializer
+from plasticine.networks.network import Network
+from plasticine.networks.spec import HeadSpec, LayerSpec, NetSpec
+
+__all__ = ["PPO", "Minibatch"]
+
+_AUX = ("policy_loss", "value_loss", "policy_entropy", "approx_kl", "clip_fraction")
+#: Observations per forward pass when a whole rollout is evaluated.
+_CHUNK = 4096
+
+
+class Minibatch(NamedTuple):
+    """Rows of a rollout: [n, *obs_shape], [n] or [n, k], and [n] each."""
+
+    obs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+    values: Tensor
+
+
+class PPO(Agent):
+    """Clipped-objective PPO with the details of CleanRL's implementation, except where stated.
+
+    Deviation: a truncated episode is bootstrapped from its true final observation; set
+    `truncation_is_termination` for CleanRL's behaviour (value of what follows a time limit taken as zero).
+    Values and log-probabilities of the rollout are evaluated in one batch after collecting, not step by step.
+
+    Args:
+        num_steps: Steps per environment in one rollout.
+        num_minibatches, epochs: Each epoch splits the rollout into this many minibatches.
+        gamma, gae_lambda: Discount and trace decay.
+        clip: Clip range of the probability ratio.
+        clip_value_loss: Clip the value change to the same range.
+        entropy_coef, value_coef: Weights of entropy bonus and value loss.
+        normalize_advantage: Standardise advantages within each minibatch.
+        lr, anneal_lr: Learning rate; anneal it linearly to 0 over the run.
+        adam_betas, adam_eps: Adam's constants.
+        max_grad_norm: Clip the global gradient norm (None = never).
+        shared_encoder: One network with two heads instead of two networks.
+        policy_gain, value_gain: Orthogonal gain of the output layers.
+        log_std: Initial log standard deviation (continuous actions).
+        truncation_is_termination: See above.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_steps: int,
+        num_minibatches: int,
+        epochs: int,
+        gamma: float,
+        gae_lambda: float,
+        clip: float,
+        clip_value_loss: bool,
+        entropy_coef: float,
+        value_coef: float,
+        normalize_advantage: bool,
+        lr: float,
+        anneal_lr: bool,
+        adam_betas: Sequence[float],
+        adam_eps: float,
+        max_grad_norm: float | None,
+        shared_encoder: bool,
+        policy_gain: float,
+        value_gain: float,
+        log_std: float,
+        truncation_is_termination: bool,
+    ) -> None:
+        self.collect_steps = num_steps
+        self.num_minibatches = num_minibatches
+        self.epochs = epochs
+        self.gamma = gamma
+        self.gae_lambda = gae_lambda
+        self.clip = clip
+        self.clip_value_loss = clip_value_loss
+        self.entropy_coef = entropy_coef
+        self.value_coef = value_coef
+        self.normalize_advantage = normalize_advantage
+        self.lr = lr
+        self.anneal_lr = anneal_lr
+        self.adam_betas = (adam_betas[0], adam_betas[1])
+        self.adam_eps = adam_eps
+        self.max_grad_norm = max_grad_norm
+        self.shared_encoder = shared_encoder
+        self.policy_gain = policy_gain
+        self.value_gain = value_gain
+        self.log_std = log_std
+        self.truncation_is_termination = truncation_is_termination
+
+    # -- building --------------------------------------------------------------------------------------------
+    def check_env(self, env: EnvSpec) -> None:
+        """Any action space fits; the rollout must hold at least one row (two, to standardise) per minibatch."""
+        rows = self.collect_steps * env.num_envs
+        if rows < 2 * self.num_minibatches:
+            raise UserError(
+                f"a rollout of {self.collect_steps} steps x {env.num_envs} environments cannot be split into "
+                f"{self.num_minibatches} minibatches of at least 2 rows",
+                "lower agent.num_minibatches or raise agent.num_steps or env.num_envs",
+            )
+
+    def networks(self, env: EnvSpec, body: Sequence[LayerSpec]) -> tuple[NetSpec, ...]:
+        """``actor`` and ``critic``, or ``shared`` with both heads."""
+        zero = Initializer("constant", 0.0)
+        policy = HeadSpec(env.action.n, Initializer("orthogonal", self.policy_gain), zero)
+        value = HeadSpec(1, Initializer("orthogonal", self.value_gain), zero)
+        free = {} if env.action.kind == "discrete" else {"log_std": (env.action.n, self.log_std)}
+        layers = tuple(body)
+        if self.shared_encoder:
+            return (NetSpec("shared", env.obs_shape, layers, {"policy": policy, "value": value}, free),)
+        return (
+            NetSpec("actor", env.obs_shape, layers, {"policy": policy}, free),
+            NetSpec("critic", env.obs_shape, layers, {"value": value}),
+        )
+
+    def _names(self) -> tuple[str, str]:
+        return ("shared", "shared") if self.shared_encoder else ("actor", "critic")
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One phase trains everything."""
+        adam = Adam(betas=self.adam_betas, eps=self.adam_eps)
+        return (Phase("update", tuple(dict.fromkeys(self._names())), adam, self.max_grad_norm, _AUX),)
+
+    def updates_per_iteration(self, env: EnvSpec) -> int:
+        """Every epoch takes one step per minibatch."""
+        return self.epochs * self.num_minibatches
+
+    def bind(
+        self,
+        env: EnvSpec,
+        networks: Mapping[str, Network],
+        state: TrainState,
+        streams: Streams,
+        device: torch.device,
+    ) -> None:
+        """Allocate the rollout."""
+        actor, critic = self._names()
+        self._actor, self._critic = networks[actor], networks[critic]
+        self._discrete = env.action.kind == "discrete"
+        self._log_std = None if self._discrete else self._actor.params["log_std"]
+        self._streams, self._device, self._env = streams, device, env
+        self._rollout = Rollout(env, self.collect_steps)
+        self._scale = 1.0 / 255.0 if env.obs_dtype == "uint8" else None
+        self._on_host = device.type == "cpu"
+        self._explained_variance = float("nan")
+        self._data: Minibatch | None = None
+
+    # -- collecting ------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def begin_collect(self) -> None:
+        """Draw the action noise of the whole rollout."""
+        shape = (self.collect_steps, self._env.num_envs, self._env.action.n)
+        draw = Categorical.noise if self._discrete else DiagonalGaussian.noise
+        noise = draw(shape, self._streams["act"])
+        if self._log_std is not None:
+            noise *= self._log_std.exp().cpu()
+        self._noise = list(noise.to(self._device).unbind(0))
+        self._rollout.begin()
+
+    def _input(self, obs: Tensor) -> Tensor:
+        obs = obs if self._on_host else obs.to(self._device, non_blocking=True)
+        return obs if self._scale is None else obs.float().mul_(self._scale)
+
+    @torch.no_grad()
+    def act(self, obs: NDArray[Any]) -> NDArray[Any]:
+        """Sample from the policy, using the noise drawn beforehand."""
+        rollout = self._rollout
+        row = rollout.put_obs(obs)
+        out = self._actor(self._input(row))["policy"]
+        noisy = out.add_(self._noise[rollout.t])
+        stored = rollout.action_rows[rollout.t]
+        stored.copy_(noisy.argmax(-1) if self._discrete else noisy)
+        return rollout.action_np()
+
+    def record(
+        self,
+        out: StepOut,
+        reward: NDArray[Any],
+        final_obs: NDArray[Any] | None,
+        valid: NDArray[np.bool_] | None,
+    ) -> None:
+        """Store the transition."""
+        self._rollout.record(reward, out.terminated, out.truncated, final_obs, valid)
+
+    # -- learning --------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def prepare(self, next_obs: NDArray[Any]) -> None:
+        """Evaluate the rollout under the policy that collected it; compute advantages and returns."""
+        r = self._rollout
+        steps, n = r.rewards.shape
+        obs, actions = self._input(r.obs.flatten(0, 1)), r.actions.flatten(0, 1).to(self._device)
+        values, log_probs = self._evaluate(obs, actions)
+        values = values.view(steps, n)
+        next_values = torch.empty_like(values)
+        next_values[:-1] = values[1:]
+        next_values[-1] = self._value(torch.from_numpy(next_obs))
+        done = (r.terminated | r.truncated).to(self._device)
+        terminated = done if self.truncation_is_termination else r.terminated.to(self._device)
+        if r.finals and not self.truncation_is_termination:
+            t, i, final = zip(*r.finals, strict=True)
+            next_values[list(t), list(i)] = self._value(torch.from_numpy(np.stack(final)))
+        rewards = r.rewards.to(self._device)
+        adv = advantages(rewards, values, next_values, terminated, done, self.gamma, self.gae_lambda)
+        returns = adv + values
+        data = Minibatch(obs, actions, log_probs, adv.flatten(), returns.flatten(), values.flatten())
+        if not bool(r.valid.all()):
+            keep = r.valid.flatten().nonzero().squeeze(1).to(self._device)
+            data = Minibatch(*(x.index_select(0, keep) for x in data))
+        self._data = data
+        spread = data.returns.var(correction=0)
+        unexplained = (data.returns - data.values).var(correction=0)
+        self._explained_variance = float(1.0 - unexplained / spread) if float(spread) > 0 else float("nan")
+
+    def _value(self, obs: Tensor) -> Tensor:
+        return self._critic(self._input(obs))["value"].squeeze(-1)
+
+    def _evaluate(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        values, log_probs = [], []
+        for x, a in zip(obs.split(_CHUNK), actions.split(_CHUNK), strict=True):
+            out = self._actor(x)
+            value = out["value"] if self.shared_encoder else self._critic(x)["value"]
+            values.append(value.squeeze(-1))
+            log_probs.append(self._log_prob(out["policy"], a)[0])
+        return torch.cat(values), torch.cat(log_probs)
+
+    def _log_prob(self, policy: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        if self._log_std is None:
+            log_prob, entropy = Categorical.log_prob_and_entropy(policy, actions)
+            return log_prob, entropy.mean()
+        return DiagonalGaussian.log_prob(policy, self._log_std, actions), DiagonalGaussian.entropy(
+            self._log_std
+        )
+
+    def batches(self, progress: float) -> Iterator[tuple[str, float, Minibatch]]:
+        """Every epoch: a new permutation of the rollout, cut into minibatches."""
+        assert self._data is not None
+        lr = self.lr * (1.0 - progress) if self.anneal_lr else self.lr
+        rows = self._data.obs.shape[0]
+        sizes = [len(part) for part in np.array_split(np.empty(rows), min(self.num_minibatches, rows))]
+        for _ in range(self.epochs):
+            order = torch.randperm(rows, generator=self._streams["minibatch"]).to(self._device)
+            data = Minibatch(*(x.index_select(0, order) for x in self._data))
+            if self.normalize_advantage:
+                data = data._replace(advantages=_standardised(data.advantages, sizes))
+            for parts in zip(*(x.split(sizes) for x in data), strict=True):
+                yield "update", lr, Minibatch(*parts)
+
+    def loss(self, phase: str, batch: Minibatch) -> tuple[Tensor, Sequence[Tensor]]:
+        """Clipped surrogate + value loss - entropy bonus."""
+        out = self._actor(batch.obs)
+        value = (out["value"] if self.shared_encoder else self._critic(batch.obs)["value"]).squeeze(-1)
+        log_prob, entropy = self._log_prob(out["policy"], batch.actions)
+        log_ratio = log_prob - batch.log_probs
+        ratio = log_ratio.exp()
+        adv = batch.advantages
+        clipped = ratio.clamp(1.0 - self.clip, 1.0 + self.clip)
+        policy_loss = -torch.minimum(adv * ratio, adv * clipped).mean()
+        error = (value - batch.returns).square()
+        if self.clip_value_loss:
+            near = batch.values + (value - batch.values).clamp(-self.clip, self.clip)
+            error = torch.maximum(error, (near - batch.returns).square())
+        value_loss = 0.5 * error.mean()
+        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
+        with torch.no_grad():
+            approx_kl = (ratio - 1.0 - log_ratio).mean()
+            clip_fraction = (clipped != ratio).float().mean()
+        aux = (policy_loss.detach(), value_loss.detach(), entropy.detach(), approx_kl, clip_fraction)
+        return loss, aux
+
+    # -- looking ---------------------------------------------------------------------------------------------
+    def probe_inputs(self, count: int, generator: Generator) -> Mapping[str, Tensor]:
+        """Random rows of the latest rollout, the same for every network."""
+        assert self._data is not None
+        rows = self._data.obs.shape[0]
+        pick = torch.randperm(rows, generator=generator)[: min(count, rows)].to(self._device)
+        obs = self._data.obs.index_select(0, pick)
+        return dict.fromkeys(self._names(), obs)
+
+    def statistics(self) -> dict[str, float]:
+        """Explained variance of the returns by the values (1 = perfect, NaN if returns are constant)."""
+        return {"explained_variance": self._explained_variance}
+
+
+def _standardised(adv: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Zero mean and unit standard deviation within each minibatch of the given sizes."""
+    if len(set(sizes)) == 1:
+        grid = adv.view(len(sizes), sizes[0])
+        std, mean = torch.std_mean(grid, dim=1, keepdim=True)
+        return ((grid - mean) / (std + 1e-8)).flatten()
+    return torch.cat([(part - part.mean()) / (part.std() + 1e-8) for part in adv.split(list(sizes))])

@@ -1,0 +1,150 @@
+"""What a reinforcement-learning agent must provide to the trainer.
+
+Agents differ in data (what is stored, which batches, which losses), not in control flow.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from plasticine.core.env import EnvSpec, StepOut
+from plasticine.core.noise import Streams
+from plasticine.core.optim import Optimizer
+from plasticine.core.state import TrainState
+
+if TYPE_CHECKING:
+    from plasticine.networks.network import Network
+    from plasticine.networks.spec import LayerSpec, NetSpec
+
+__all__ = ["Agent", "Phase"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One kind of optimizer step.
+
+    Attributes:
+        name: Key of its optimizer state and batches.
+        nets: Networks whose tensors it trains.
+        optimizer: The base optimizer, not yet bound; methods may wrap or replace it.
+        max_grad_norm: Clip the global gradient norm to this; None = never.
+        aux: Names of the 0-d tensors its loss returns for the log.
+    """
+
+    name: str
+    nets: tuple[str, ...]
+    optimizer: Optimizer
+    max_grad_norm: float | None
+    aux: tuple[str, ...]
+
+
+class Agent(ABC):
+    """One algorithm.
+
+    Attributes:
+        gamma: Discount factor (also used by the reward normaliser).
+        collect_steps: Steps per environment in one iteration.
+    """
+
+    gamma: float
+    collect_steps: int
+
+    @abstractmethod
+    def check_env(self, env: EnvSpec) -> None:
+        """Raise `UserError` if the agent cannot act in this environment, naming what would fit."""
+
+    @abstractmethod
+    def networks(self, env: EnvSpec, body: Sequence[LayerSpec]) -> tuple[NetSpec, ...]:
+        """Describe the online networks, given the hidden layers chosen by the ``network`` group."""
+
+    @abstractmethod
+    def phases(self) -> tuple[Phase, ...]:
+        """Kinds of optimizer steps, in the order in which they first occur."""
+
+    @abstractmethod
+    def updates_per_iteration(self, env: EnvSpec) -> int:
+        """Optimizer steps (all phases) in one iteration, at most."""
+
+    @abstractmethod
+    def bind(
+        self,
+        env: EnvSpec,
+        networks: Mapping[str, Network],
+        state: TrainState,
+        streams: Streams,
+        device: torch.device,
+    ) -> None:
+        """Take hold of the built networks and allocate memory. Called once, before anything else below."""
+
+    # -- collecting ------------------------------------------------------------------------------------------
+    @abstractmethod
+    def begin_collect(self) -> None:
+        """Prepare for `collect_steps` calls of `act` (draw the noise they need)."""
+
+    @abstractmethod
+    def act(self, obs: NDArray[Any]) -> NDArray[Any]:
+        """Choose actions [num_envs, ...] for normalised observations [num_envs, *obs_shape]; remembers both."""
+
+    @abstractmethod
+    def record(
+        self,
+        out: StepOut,
+        reward: NDArray[Any],
+        final_obs: NDArray[Any] | None,
+        valid: NDArray[np.bool_] | None,
+    ) -> None:
+        """Store what followed the last `act`.
+
+        Args:
+            out: What the environment returned (raw).
+            reward: [num_envs] reward to learn from (normalised if the level says so).
+            final_obs: Normalised final observations, rows where an episode ended; None if none ended.
+            valid: [num_envs] False for rows that must never be learnt from; None = all valid.
+        """
+
+    # -- learning --------------------------------------------------------------------------------------------
+    @abstractmethod
+    def prepare(self, next_obs: NDArray[Any]) -> None:
+        """Turn what was collected into training data; `next_obs` are the normalised observations to act on next."""
+
+    @abstractmethod
+    def batches(self, progress: float) -> Iterator[tuple[str, float, Any]]:
+        """Yield (phase, learning rate, batch) for every optimizer step of this iteration.
+
+        Args:
+            progress: Fraction of the run done, 0..1.
+        """
+
+    @abstractmethod
+    def loss(self, phase: str, batch: Any) -> tuple[Tensor, Sequence[Tensor]]:
+        """Loss (0-d) and detached 0-d tensors named by `Phase.aux`. Pure tensor code."""
+
+    def after_update(self, phase: str) -> None:  # noqa: B027 - agents without slow copies need nothing
+        """Called after every optimizer step (slow copies)."""
+
+    def on_task_switch(self) -> None:  # noqa: B027
+        """A new task begins; nothing of the old task may leak into a training target."""
+
+    # -- looking ---------------------------------------------------------------------------------------------
+    @abstractmethod
+    def probe_inputs(self, count: int, generator: Generator) -> Mapping[str, Tensor]:
+        """Up to `count` recent inputs for each network by name, drawn without replacement."""
+
+    def statistics(self) -> dict[str, float]:
+        """Numbers about the latest iteration that are not averages over minibatches (``loss/<name>``)."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Plain data beyond tensors and generators that a resumed run needs."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Restore `state`."""

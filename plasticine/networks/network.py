@@ -1,0 +1,116 @@
+"""A built network: a pure function of (parameters, input) plus the tensors it was built with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Capture", "Network", "Site"]
+
+LocalParams = Mapping[str, Tensor]
+#: One hidden layer: (input, parameters) -> (pre-activation, post-activation).
+LayerFn = Callable[[Tensor, LocalParams], tuple[Tensor, Tensor]]
+
+
+class Site(NamedTuple):
+    """Activations of one hidden layer: see `plasticine.core.metric.SiteProbe`."""
+
+    name: str
+    pre: Tensor
+    post: Tensor
+    act: str
+    expansion: int
+
+
+class Capture(NamedTuple):
+    """One forward pass with everything kept."""
+
+    outputs: dict[str, Tensor]
+    sites: tuple[Site, ...]
+    features: Tensor
+
+
+class Network:
+    """Evaluates a `NetSpec`. Tensors are fixed after construction: only their values change.
+
+    With frozen copies the output of each head is ``live(x) + sum_j sign_j * frozen_j(x)`` over the active
+    copies; gradients flow through all of them into the trunk, but only live tensors are trainable.
+
+    Attributes:
+        name: Network name; parameters are called ``<name>/<local name>`` outside.
+        params: Trainable tensors by local name.
+        frozen: One dict per copy: tail tensors by local name (never trainable).
+        signs: float32 [copies], +1 or -1 for active copies.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layers: list[tuple[str, LayerFn, str, int]],
+        heads: tuple[str, ...],
+        params: dict[str, Tensor],
+        split: int,
+        frozen: list[dict[str, Tensor]],
+        signs: Tensor,
+        active: Tensor,
+    ) -> None:
+        self.name = name
+        self.params = params
+        self.frozen = frozen
+        self.signs = signs
+        self._active_tensor = active
+        self._layers = layers
+        self._trunk = [fn for _, fn, _, _ in layers[: len(layers) - split]]
+        self._tail = [fn for _, fn, _, _ in layers[len(layers) - split :]]
+        self._heads = [(h, f"head.{h}.weight", f"head.{h}.bias") for h in heads]
+        self._copies: list[tuple[float, dict[str, Tensor]]] = []
+        self.refresh()
+
+    @property
+    def active(self) -> int:
+        """Number of frozen copies in use."""
+        return len(self._copies)
+
+    def refresh(self) -> None:
+        """Re-read the number of active copies after it was written (an injection, a loaded checkpoint)."""
+        count = int(self._active_tensor)
+        self._copies = [(float(self.signs[j]), self.frozen[j]) for j in range(count)]
+
+    def activate(self, count: int) -> None:
+        """Use the first `count` frozen copies."""
+        self._active_tensor.fill_(count)
+        self.refresh()
+
+    def __call__(self, x: Tensor, params: LocalParams | None = None) -> dict[str, Tensor]:
+        """Evaluate all heads on x [n, *inputs]; `params` replaces the network's own (same names)."""
+        p = self.params if params is None else params
+        for layer in self._trunk:
+            x = layer(x, p)[1]
+        out = self._read(x, p)
+        for sign, copy in self._copies:
+            for head, y in self._read(x, copy).items():
+                out[head] = torch.add(out[head], y, alpha=sign)
+        return out
+
+    def _read(self, x: Tensor, p: LocalParams) -> dict[str, Tensor]:
+        for layer in self._tail:
+            x = layer(x, p)[1]
+        return {head: torch.nn.functional.linear(x, p[w], p[b]) for head, w, b in self._heads}
+
+    def capture(self, x: Tensor) -> Capture:
+        """Evaluate and keep every hidden layer's activations (live path)."""
+        outputs = self(x) if self._copies else None
+        sites = []
+        for name, layer, act, expansion in self._layers:
+            pre, x = layer(x, self.params)
+            sites.append(Site(name, pre, x, act, expansion))
+        features = x.flatten(1)
+        if outputs is None:
+            outputs = {
+                h: torch.nn.functional.linear(features, self.params[w], self.params[b])
+                for h, w, b in self._heads
+            }
+        return Capture(outputs, tuple(sites), features)

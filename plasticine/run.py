@@ -1,0 +1,80 @@
+"""One run: from a plain configuration to a finished run folder."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from plasticine.compose import Parts, assemble_parts
+from plasticine.core.checkpoint import Checkpoints
+from plasticine.core.schedule import RunPlan
+from plasticine.core.tracker import NullTracker, Tracker
+from plasticine.core.trainer import Stop, Trainer
+from plasticine.tracking.local import LocalLog
+
+__all__ = ["check", "execute"]
+
+
+def check(config: Mapping[str, Any]) -> RunPlan:
+    """Build the run and throw it away; nothing is run or written.
+
+    Raises:
+        UserError: The configuration cannot work.
+    """
+    return assemble_parts(config).plan
+
+
+def execute(
+    config: Mapping[str, Any], run_dir: Path, stop: Stop, progress: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Train in `run_dir`, continuing from its newest checkpoint if there is one.
+
+    Args:
+        config: Plain resolved configuration.
+        run_dir: Existing folder of this run.
+        stop: When set, the run saves a checkpoint at the next iteration end and returns.
+        progress: Called once per iteration with plain facts.
+
+    Returns:
+        ``{"outcome": "finished" | "interrupted", "summary": {...}}``.
+
+    Raises:
+        UserError: The configuration or the checkpoint cannot be used.
+        Exception: Whatever training raised; ``error.txt`` holds the traceback, the record says ``failed``.
+    """
+    tracker: Tracker = NullTracker() if config["tracker"]["kind"] == "none" else LocalLog(run_dir)
+    try:
+        trainer = _trainer(assemble_parts(config), config, run_dir, tracker, stop, progress)
+        outcome = trainer.fit()
+    except BaseException:
+        (run_dir / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        tracker.close("failed")
+        raise
+    tracker.close(outcome)
+    return {"outcome": outcome, "summary": trainer.summary()}
+
+
+def _trainer(
+    parts: Parts,
+    config: Mapping[str, Any],
+    run_dir: Path,
+    tracker: Tracker,
+    stop: Stop,
+    progress: Callable[[dict[str, Any]], None],
+) -> Trainer:
+    saving = config["checkpoint"]
+    return Trainer(
+        level=parts.level,
+        learner=parts.learner,
+        collector=parts.collector,
+        measurement=parts.measurement,
+        tracker=tracker,
+        checkpoints=Checkpoints(run_dir / "checkpoints", keep=int(saving["keep"])),
+        plan=parts.plan,
+        seed=int(config["seed"]),
+        save_every=float(saving["seconds"]),
+        stop=stop,
+        progress=progress,
+    )
