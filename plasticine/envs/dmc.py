@@ -1,0 +1,228 @@
+"""Levels of the DeepMind control suite: one task, a sequence of tasks, or one task whose physics changes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, NormalizerOnSwitch, Task, VecEnv
+from plasticine.envs.dmc_sim import DmcSim
+from plasticine.envs.dmc_suite import check_task
+from plasticine.envs.dmc_vec import DmcVecEnv
+from plasticine.envs.stream import build_stream, check_count, draw_values
+from plasticine.errors import UserError, nearest
+
+__all__ = ["ContinualDmc", "StandardDmc"]
+
+SHIFTS = ("task", "dynamics")
+PROPERTIES = ("friction", "gravity", "body_mass", "actuator_gain")
+
+
+@functools.cache
+def _spaces(domain: str, task: str) -> tuple[int, ActionSpec, int | None]:
+    """(observation size, actions, time limit) of a task, found by building it once in this process."""
+    sim = DmcSim(domain=domain, task=task, seed=np.random.SeedSequence(0), dynamics=None)
+    found = (sim.reset().size, sim.action_spec(), sim.max_episode_steps)
+    sim.close()
+    return found
+
+
+class _Dmc(EnvLevel):
+    """What both levels share: the spaces of a list of tasks and how one is entered."""
+
+    def _fix_spec(self, name: str, domain: str, tasks: Sequence[str]) -> None:
+        self._domain = domain
+        size, action, limit = _spaces(domain, tasks[0])
+        for other in tasks[1:]:
+            other_size, other_action, other_limit = _spaces(domain, other)
+            if (other_size, other_action) != (size, action):
+                raise UserError(
+                    f"env.tasks: {domain} {other} has {other_size} observations and {other_action.n} actions, "
+                    f"{tasks[0]} has {size} and {action.n}; a network cannot carry over",
+                    "list only tasks of the domain with equal spaces",
+                )
+            limit = None if limit is None or other_limit is None else max(limit, other_limit)
+        self._spec = EnvSpec(
+            name=name,
+            obs_shape=(size,),
+            obs_dtype="float32",
+            action=action,
+            num_envs=self.num_envs,
+            max_episode_steps=limit,
+        )
+
+    def spec(self) -> EnvSpec:
+        """Describe the spaces."""
+        return self._spec
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Return the stream."""
+        return self._tasks
+
+    _tasks: tuple[Task, ...]
+
+    def enter(self, task: Task, seed: int) -> VecEnv:
+        """Build the simulations of `task`; each has its own stream of start states spawned from `seed`."""
+        options = task.options
+        dynamics = (options["property"], float(options["value"])) if "property" in options else None
+        return DmcVecEnv(
+            domain=self._domain, task=options["task"], num_envs=self.num_envs, seed=seed, dynamics=dynamics
+        )
+
+
+class StandardDmc(_Dmc):
+    """One task of the DeepMind control suite from beginning to end.
+
+    Observations are flat float32 vectors, actions are continuous and clipped to the actuators' range, rewards
+    are raw (0..1 a step for most tasks). Episodes are cut, not terminated, after 1000 steps.
+
+    Args:
+        domain: Domain of the suite, e.g. ``walker``.
+        task: Task of the domain, e.g. ``walk``.
+        steps_per_task: Environment steps of the whole run, summed over environments.
+        num_envs, normalize_obs, normalize_reward, normalizer_on_switch: See `EnvLevel`.
+
+    Raises:
+        UserError: For an unknown domain or task, or if dm_control cannot be used.
+    """
+
+    level = "standard"
+
+    def __init__(
+        self,
+        *,
+        domain: str,
+        task: str,
+        steps_per_task: int,
+        num_envs: int,
+        normalize_obs: bool,
+        normalize_reward: bool,
+        normalizer_on_switch: NormalizerOnSwitch,
+    ) -> None:
+        super().__init__(
+            num_envs=check_count("env.num_envs", num_envs),
+            normalize_obs=normalize_obs,
+            normalize_reward=normalize_reward,
+            normalizer_on_switch=normalizer_on_switch,
+        )
+        self._tasks = build_stream(
+            [(task, {"task": task})],
+            cycles=1,
+            order="sequential",
+            steps_per_task=steps_per_task,
+            stream_seed=0,
+        )
+        check_task(domain, task, ("env.domain", "env.task"))
+        self._fix_spec(f"standard_dmc/{domain}-{task}", domain, [task])
+
+
+class ContinualDmc(_Dmc):
+    """A stream inside one domain of the DeepMind control suite.
+
+    Args:
+        domain: Domain of the suite, e.g. ``quadruped``.
+        shift: ``task``: the task changes, e.g. from walk to run. ``dynamics``: the task stays and a physical
+            property of the simulated model changes.
+        tasks: Tasks of a cycle for ``shift: task``; ``None`` takes the domain's from `default_streams`.
+        cycles: Times a cycle is gone through; ``None`` takes the domain's from `default_streams`, and 1 for
+            ``shift: dynamics``.
+        order: ``sequential`` or ``shuffled`` (each cycle anew).
+        stream_seed: Seed of the drawn properties and of the shuffling. All seeds of a study share the stream.
+        steps_per_task: Environment steps of each visit, summed over environments.
+        dynamics: For ``shift: dynamics``: ``task``, ``property`` (``friction``: the sliding coefficient of every
+            contact; ``gravity``, ``body_mass``, ``actuator_gain``: a factor), ``low``, ``high``,
+            ``distribution`` (``uniform`` or ``log_uniform``), ``values`` (list instead of draws) and
+            ``num_tasks`` (number of draws).
+        default_streams: ``{domain: {tasks: [...], cycles: n}}``.
+        num_envs, normalize_obs, normalize_reward, normalizer_on_switch: See `EnvLevel`.
+
+    Raises:
+        UserError: For unknown names, tasks whose spaces differ, empty ranges, or if dm_control cannot be used.
+    """
+
+    level = "continual"
+
+    def __init__(
+        self,
+        *,
+        domain: str,
+        shift: str,
+        tasks: Sequence[str] | None,
+        cycles: int | None,
+        order: str,
+        stream_seed: int,
+        steps_per_task: int,
+        dynamics: Mapping[str, Any],
+        default_streams: Mapping[str, Mapping[str, Any]],
+        num_envs: int,
+        normalize_obs: bool,
+        normalize_reward: bool,
+        normalizer_on_switch: NormalizerOnSwitch,
+    ) -> None:
+        super().__init__(
+            num_envs=check_count("env.num_envs", num_envs),
+            normalize_obs=normalize_obs,
+            normalize_reward=normalize_reward,
+            normalizer_on_switch=normalizer_on_switch,
+        )
+        if shift not in SHIFTS:
+            raise UserError(f"env.shift={shift!r} is unknown", nearest(str(shift), SHIFTS))
+        distinct: list[tuple[str, dict[str, Any]]]
+        if shift == "task":
+            names, cycles = _task_list(domain, tasks, cycles, default_streams)
+            distinct = [(name, {"task": name}) for name in names]
+        else:
+            name, distinct = _dynamics_list(domain, dynamics, stream_seed)
+            names, cycles = [name], 1 if cycles is None else cycles
+        self._tasks = build_stream(
+            distinct, cycles=cycles, order=order, steps_per_task=steps_per_task, stream_seed=stream_seed
+        )
+        self._fix_spec(f"continual_dmc/{domain}", domain, list(dict.fromkeys(names)))
+
+
+def _task_list(
+    domain: str,
+    tasks: Sequence[str] | None,
+    cycles: int | None,
+    defaults: Mapping[str, Mapping[str, Any]],
+) -> tuple[list[str], int]:
+    if tasks is not None and (isinstance(tasks, str) or not tasks):
+        raise UserError(f"env.tasks={tasks!r} is not a list of tasks", "write it as env.tasks=[walk,run]")
+    for name in tasks or ():
+        check_task(domain, name, ("env.domain", "env.tasks"))
+    if domain not in defaults:
+        if tasks is None:
+            raise UserError(
+                f"env.tasks=null: there is no default list for the domain {domain!r}",
+                f"name the tasks, e.g. env.tasks=[a,b] ({nearest(str(domain), defaults)})",
+            )
+        if cycles is None:
+            raise UserError(
+                f"env.cycles=null: there is no default for the domain {domain!r}", "set env.cycles=1"
+            )
+    names = list(tasks) if tasks is not None else list(defaults[domain]["tasks"])
+    for name in names:
+        check_task(domain, name, ("env.domain", "env.tasks"))
+    return names, defaults[domain]["cycles"] if cycles is None else cycles
+
+
+def _dynamics_list(
+    domain: str, dynamics: Mapping[str, Any], stream_seed: int
+) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
+    expected = {"task", "property", "low", "high", "distribution", "values", "num_tasks"}
+    if set(dynamics) != expected:
+        raise UserError(
+            f"env.dynamics has the keys {sorted(dynamics)}", f"give it exactly {sorted(expected)}"
+        )
+    keys = dict(dynamics)
+    task, prop = keys.pop("task"), keys.pop("property")
+    check_task(domain, task, ("env.domain", "env.dynamics.task"))
+    if prop not in PROPERTIES:
+        raise UserError(f"env.dynamics.property={prop!r} is unknown", nearest(str(prop), PROPERTIES))
+    numbers = draw_values("env.dynamics", **keys, stream_seed=stream_seed)
+    if min(numbers) <= 0:
+        raise UserError(f"env.dynamics: {prop}={min(numbers)} is not positive", "use values above 0")
+    return task, [(f"{prop}={v:.4g}", {"task": task, "property": prop, "value": v}) for v in numbers]
