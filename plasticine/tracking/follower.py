@@ -23,10 +23,8 @@ from plasticine.tracking.store import file_lock
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["SWITCH_EVENT", "Push", "RunFollower", "Store"]
+__all__ = ["Push", "RunFollower", "Store"]
 
-#: Kind of the events whose steps go into the tag ``plasticine.switches``.
-SWITCH_EVENT = "task_switch"
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 _BATCH = 1000  # MLflow's limit for one call
 _SAVE_EVERY_LINES = 5000
@@ -229,17 +227,16 @@ class RunFollower:
         self._events_end = end
         if "event" not in entry:
             return False
-        self._events.append(
-            {"time": entry["t"], "env_steps": entry["s"], "kind": entry["event"], **entry["facts"]}
-        )
-        return bool(entry["event"] == SWITCH_EVENT)
+        event = {"time": entry["t"], "env_steps": entry["s"], "kind": entry["event"], "facts": entry["facts"]}
+        self._events.append(event)
+        return _is_switch(event)
 
     def _tag(self, store: Store, state: ForwardState, switched: bool, settings: ForwardSettings) -> None:
         from mlflow.entities import RunTag
 
         tags = {}
         if switched:
-            steps = [str(e["env_steps"]) for e in self._events if e["kind"] == SWITCH_EVENT]
+            steps = [str(e["env_steps"]) for e in self._events if _is_switch(e)]
             tags["plasticine.switches"] = ",".join(steps)
         left_out = state.selection.left_out(settings)
         if left_out:
@@ -271,6 +268,10 @@ class RunFollower:
                 continue
             stamp += [found.st_mtime_ns, found.st_ino]
         return tuple(stamp) or None
+
+
+def _is_switch(event: dict[str, Any]) -> bool:
+    return event["kind"] == "task_start" and int(event["facts"].get("index", 0)) > 0
 
 
 def _name(key: str) -> str:

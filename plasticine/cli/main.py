@@ -1,0 +1,70 @@
+"""``plasticine <command>``: everything around the runs. Runs themselves are ``plasticine-run``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from plasticine import __version__
+from plasticine.errors import UserError, nearest
+
+__all__ = ["COMMANDS", "Command", "main"]
+
+
+class Command(NamedTuple):
+    """A subcommand: the module has ``configure(parser)`` and ``run(arguments) -> exit code``."""
+
+    module: str
+    summary: str
+
+
+#: Imported only when called: `plasticine --help` is instant.
+COMMANDS = {
+    "sync": Command("plasticine.cli.sync", "send the records of runs to MLflow"),
+    "doctor": Command("plasticine.cli.doctor", "check this installation and say how to repair it"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; return its exit code (2: a mistake in the request, told without a traceback)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if name == "--version":
+        print(f"plasticine {__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {name!r}", nearest(name, COMMANDS))
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    parser = argparse.ArgumentParser(
+        prog=f"plasticine {name}", description=f"{command.summary.capitalize()}."
+    )
+    module.configure(parser)
+    return int(module.run(parser.parse_args(arguments[1:])))
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    head = ["usage: plasticine <command> [--help]", "", "commands:", *rows]
+    return "\n".join([*head, "", "Runs are started with plasticine-run."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
