@@ -89,6 +89,8 @@ class LocalLog:
         if not finished:
             return
         self._ensure_open()
+        if finished[-1].env_steps > self._step:
+            self._write_line()  # the order of lines must not depend on when the record was made durable
         rows = [
             [int(e.env_steps), int(e.task), plain(float(e.episodic_return)), int(e.length)] for e in finished
         ]

@@ -1,0 +1,67 @@
+"""The door from Python: the same composition as the command line, for notebooks and tests."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plasticine.cell import plain, register_resolvers
+from plasticine.hydra_plugins import register
+from plasticine.paths import config_dirs
+
+if TYPE_CHECKING:
+    from plasticine.core.trainer import Trainer
+
+__all__ = ["configure", "make"]
+
+
+def configure(*overrides: str, config_dir: str | Path | None = None) -> dict[str, Any]:
+    """Compose a run as ``plasticine-run`` would and return its plain configuration.
+
+    Args:
+        overrides: As on the command line: ``"method=[snp,layer_norm]"``, ``"agent.gamma=0.9"``.
+        config_dir: A further folder with YAML groups of your own.
+
+    Raises:
+        hydra.errors.HydraException: The overrides do not compose.
+    """
+    from hydra import compose, initialize_config_dir
+
+    register()
+    register_resolvers()
+    own = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir is not None else []
+    with initialize_config_dir(str(config_dirs()[0]), version_base="1.3"):
+        return plain(compose("run", overrides=[*own, *overrides]))
+
+
+def make(*overrides: str, config_dir: str | Path | None = None) -> Trainer:
+    """Build a trainer that keeps its record in memory and writes nothing: ``make("env=classic").fit()``.
+
+    Raises:
+        plasticine.errors.UserError: The configuration cannot work.
+    """
+    from plasticine.compose import assemble_parts
+    from plasticine.core.tracker import NullTracker
+    from plasticine.core.trainer import Trainer
+
+    config = configure(*overrides, config_dir=config_dir)
+    parts = assemble_parts(config)
+    return Trainer(
+        level=parts.level,
+        learner=parts.learner,
+        collector=parts.collector,
+        measurement=parts.measurement,
+        tracker=NullTracker(),
+        checkpoints=None,
+        plan=parts.plan,
+        seed=int(config["seed"]),
+        save_every=float("inf"),
+        stop=threading.Event(),
+        progress=_silent,
+    )
+
+
+def _silent(facts: dict[str, Any]) -> None:
+    pass
+
