@@ -1,0 +1,102 @@
+"""How much of this machine the runs of a launch may use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from plasticine.errors import UserError
+
+__all__ = ["gpu_names", "pool_size", "usable_cores", "worker_environment"]
+
+
+def usable_cores(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the cores this process may use: its affinity mask, cut by the quota of its control group."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [quota for quota in _quotas(cgroup_root) if quota > 0]
+    return max(1, min([allowed, *(int(quota) for quota in quotas)]))
+
+
+def _quotas(root: Path) -> list[float]:
+    """Return the CPU quotas (in cores) of this process's control groups, version 2 then version 1."""
+    found = []
+    folder = root
+    try:
+        own = Path("/proc/self/cgroup").read_text(encoding="ascii").strip().splitlines()[-1].split(":", 2)[2]
+        folder = root / own.lstrip("/")
+    except (OSError, IndexError):
+        pass  # not Linux, or no control groups: the root alone is looked at
+    for path in (folder, *folder.parents):
+        try:
+            quota, period = (path / "cpu.max").read_text(encoding="ascii").split()
+            if quota != "max":
+                found.append(float(quota) / float(period))
+        except (OSError, ValueError):
+            pass  # this level sets no quota
+        if path == root:
+            break
+    try:
+        quota = (root / "cpu/cpu.cfs_quota_us").read_text(encoding="ascii")
+        period = (root / "cpu/cpu.cfs_period_us").read_text(encoding="ascii")
+        found.append(float(quota) / float(period))
+    except (OSError, ValueError):
+        pass  # version 2 only
+    return found
+
+
+def gpu_names() -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES may hold here, without importing torch: the variable, or all devices."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(index) for index, line in enumerate(x for x in listing.splitlines() if x.startswith("GPU "))]
+
+
+def pool_size(config: dict[str, Any], runs: int) -> int:
+    """Return how many runs go in parallel.
+
+    Args:
+        config: Plain configuration of (any) one run; ``launcher.workers`` is a number or ``auto``.
+        runs: Number of runs there are.
+
+    Raises:
+        UserError: ``launcher.workers`` is neither ``auto`` nor a positive integer, or there is no CUDA device.
+    """
+    wanted = config["launcher"]["workers"]
+    threads = max(1, int(config["compute"]["threads"]))
+    if wanted == "auto":
+        size = usable_cores() // threads
+        if str(config["compute"]["device"]).startswith("cuda"):
+            devices = len(gpu_names())
+            if devices == 0:
+                raise UserError("compute.device=cuda, but no CUDA device is visible", "use compute=cpu")
+            size = min(size, devices * int(config["launcher"]["runs_per_gpu"]))
+    elif isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0:
+        size = wanted
+    else:
+        raise UserError(f"launcher.workers={wanted!r} is not a number of processes", "use auto, or 1, 2, ...")
+    return max(1, min(size, runs))
+
+
+def worker_environment(compute: dict[str, Any], index: int) -> dict[str, str]:
+    """Return the variables a process needs before it imports anything numerical.
+
+    Args:
+        compute: The ``compute`` section of the run's configuration.
+        index: Number of the worker; workers take the visible devices in turn.
+    """
+    threads = str(int(compute["threads"]))
+    found = {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNBUFFERED": "1"}
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        found[name] = threads
+    if compute["device"] == "cuda":
+        names = gpu_names()
+        if names:
+            found["CUDA_VISIBLE_DEVICES"] = names[index % len(names)]
+    return found

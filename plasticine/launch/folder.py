@@ -1,0 +1,166 @@
+"""The folder of one run, as far as launching is concerned: who owns it, what it is, how far it got."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from plasticine.cell import agent_name, cell_id, env_name, method_label, semantic
+from plasticine.launch.provenance import Provenance
+from plasticine.tracking.jsonfile import read_json, replace_json
+
+__all__ = ["RunFolder"]
+
+_STATUS_EVERY = 2.0  # seconds between two updates of status.json
+
+
+class RunFolder:
+    """Reads and writes everything in a run's folder that training does not."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._written_at = -math.inf
+
+    # -- who owns it -----------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Own the folder (it is made if need be) while the context lasts; gives False if somebody else does.
+
+        The lock dies with the process that holds it, so nothing is left behind by a crash.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+        finally:
+            os.close(descriptor)
+
+    # -- what it is ------------------------------------------------------------------------------------------
+    def describe(self, config: Mapping[str, Any], facts: Mapping[str, Any], provenance: Provenance) -> None:
+        """Write config.yaml, run.json, provenance.json and git.diff.
+
+        Args:
+            config: Plain resolved configuration.
+            facts: What a check found out: ``level``, ``env``, ``iterations``.
+            provenance: Of this launch. A run that is continued keeps its first one and adds this to ``resumed``.
+        """
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+        earlier = read_json(self.path / "provenance.json")
+        if earlier is None:
+            replace_json(self.path / "provenance.json", {**provenance.facts, "resumed": []})
+            if provenance.diff:
+                (self.path / "git.diff").write_text(provenance.diff, encoding="utf-8")
+        else:
+            earlier["resumed"] = [*earlier.get("resumed", []), provenance.facts]
+            replace_json(self.path / "provenance.json", earlier)
+        replace_json(self.path / "run.json", run_card(config, facts, provenance))
+
+    # -- how far it got --------------------------------------------------------------------------------------
+    def status(self) -> dict[str, Any]:
+        """Return status.json; empty if the run never started or the file is damaged."""
+        try:
+            return read_json(self.path / "status.json") or {}
+        except (ValueError, NotADirectoryError):
+            return {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over and need not be started again."""
+        return self.status().get("state") == "finished"
+
+    def write_status(self, state: str, progress: Mapping[str, Any], **more: Any) -> None:
+        """Replace status.json.
+
+        Args:
+            state: ``running``, ``finished``, ``failed`` or ``interrupted``.
+            progress: What the trainer last reported.
+            more: ``error`` (text) and ``summary`` (scores).
+        """
+        known = (
+            "env_steps",
+            "total_env_steps",
+            "episodic_return",
+            "env_steps_per_s",
+            "task",
+            "task_name",
+            "tasks",
+        )
+        content = {"state": state, **{key: progress.get(key) for key in known}}
+        content.update(pid=os.getpid(), updated=time.time(), error=None)
+        replace_json(self.path / "status.json", _finite({**content, **more}))
+        self._written_at = time.monotonic()
+
+    def report_progress(self, progress: Mapping[str, Any]) -> None:
+        """Update status.json, at most every two seconds."""
+        if time.monotonic() - self._written_at >= _STATUS_EVERY:
+            self.write_status("running", progress)
+
+    def write_error(self, text: str) -> None:
+        """Write error.txt, the traceback of the last failure."""
+        (self.path / "error.txt").write_text(text, encoding="utf-8")
+
+    def log_tail(self, lines: int = 20) -> str:
+        """Return the last lines of log.txt."""
+        try:
+            with open(self.path / "log.txt", "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 16_384))
+                return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return ""
+
+
+def run_card(config: Mapping[str, Any], facts: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
+    """Return the content of run.json: what tables show of a run."""
+    plain = dict(config)
+    method, agent = method_label(plain), agent_name(plain)
+    env = str(facts.get("env") or env_name(plain))
+    revision = (provenance.facts["git"]["plasticine"] or {}).get("revision")
+    return {
+        "name": f"{method} s{config['seed']} · {agent} · {env}",
+        "study": config["study"],
+        "level": facts.get("level"),
+        "env": env,
+        "method": method,
+        "agent": agent,
+        "seed": config["seed"],
+        "cell": cell_id(plain),
+        "log_lines": facts.get("iterations"),
+        "params": dict(_flat(semantic(plain))),
+        "tags": {
+            "budget": str((config.get("budget") or {}).get("name")),
+            "host": provenance.facts["host"],
+            **({"git": revision} if revision else {}),
+        },
+    }
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, (str, int, float)) else json.dumps(value)
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with NaN and infinities as None, which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,226 @@
+"""Runs in parallel on this machine: a few worker processes that take one run after the other."""
+
+from __future__ import annotations
+
+import collections
+import queue
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from plasticine.errors import UserError
+from plasticine.launch.client import Inbox, WorkerProcess, death
+from plasticine.launch.cores import worker_environment
+from plasticine.launch.display import Display
+from plasticine.launch.interrupt import Interrupt
+from plasticine.launch.job import Job
+from plasticine.launch.provenance import Provenance
+
+__all__ = ["LaunchError", "Pool"]
+
+Facts = dict[str, Any]
+_POLL = 0.2
+
+
+class LaunchError(RuntimeError):
+    """Nothing can be run at all, and it is not the user's mistake: a worker does not start, a check crashes."""
+
+
+class Pool:
+    """Up to `size` worker processes. This process itself never imports torch or a simulator.
+
+    Args:
+        size: Number of processes.
+        provenance: Of this launch.
+        display: Shows what goes on.
+        interrupt: Asked several times a second.
+    """
+
+    def __init__(self, size: int, provenance: Provenance, display: Display, interrupt: Interrupt) -> None:
+        self._size = size
+        self._provenance = provenance
+        self._display = display
+        self._interrupt = interrupt
+        self._inbox: Inbox = queue.SimpleQueue()
+        self._workers: dict[int, WorkerProcess] = {}  # by slot
+        self._stopping = False
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Start the processes for the first jobs, without waiting for them."""
+        for slot, job in enumerate(jobs[: self._size]):
+            self._spawn(slot, job)
+
+    def check(self, cells: Mapping[str, Job]) -> dict[str, Facts]:
+        """Check one job of each cell; returns facts by cell, fewer of them if interrupted.
+
+        Raises:
+            UserError: The first cell (in order) that cannot work.
+            LaunchError: A check crashed, or workers do not start.
+        """
+        waiting = collections.deque(cells)
+        facts: dict[str, Facts] = {}
+        refused: dict[str, UserError] = {}
+        while not self._interrupt.is_set():
+            for worker in self._workers.values():
+                if worker.idle and waiting and not refused:
+                    worker.checking = waiting.popleft()
+                    worker.send({"do": "check", "config": cells[worker.checking].config})
+            under_way = [worker for worker in self._workers.values() if worker.checking]
+            if not under_way and (refused or not waiting):
+                break
+            received = self._next()
+            if received is not None:
+                self._take_check(*received, cells, facts, refused)
+        for cell in cells:
+            if cell in refused:
+                raise refused[cell]
+        return facts
+
+    def run(self, jobs: Sequence[Job], facts: Mapping[str, Facts], begun: Callable[[Job], None]) -> None:
+        """Run all jobs; how each one ended is in its `state`. Returns early (jobs still waiting) if interrupted.
+
+        Args:
+            jobs: What to run.
+            facts: By cell, from `check`.
+            begun: Called when a job is handed to a process.
+
+        Raises:
+            LaunchError: Workers do not start.
+        """
+        waiting = collections.deque(jobs)
+        while (waiting and not self._stopping) or any(w.job for w in self._workers.values()):
+            self._heed_interrupt()
+            if not self._stopping:
+                self._hand_out(waiting, facts, begun)
+            received = self._next()
+            if received is not None:
+                self._take(*received, bool(waiting))
+            self._display.show()
+
+    def close(self) -> None:
+        """End all processes; those that still run something are killed."""
+        for worker in self._workers.values():
+            if worker.ready and worker.job is None and worker.checking is None:
+                worker.close()
+            else:
+                worker.kill()
+
+    # -- inside ----------------------------------------------------------------------------------------------
+    def _spawn(self, slot: int, job: Job) -> None:
+        self._workers[slot] = WorkerProcess(worker_environment(job.config["compute"], slot), self._inbox)
+
+    def _next(self) -> tuple[WorkerProcess, dict[str, Any]] | None:
+        """Return the next message and its sender, None if there is none for a moment."""
+        try:
+            return self._inbox.get(timeout=_POLL)
+        except queue.Empty:
+            return None
+
+    def _heed_interrupt(self) -> None:
+        if self._interrupt.is_set() and not self._stopping:
+            self._stopping = True
+            busy = [w for w in self._workers.values() if w.job]
+            for worker in self._workers.values():
+                if worker.job:
+                    worker.send({"do": "stop"})
+                else:
+                    worker.kill()
+            if busy:
+                self._display.log(
+                    f"stopping: {len(busy)} run(s) save at their next safe point (Ctrl-C again to kill them)"
+                )
+        if self._interrupt.urgent:
+            for worker in self._workers.values():
+                worker.kill()
+
+    def _hand_out(
+        self, waiting: collections.deque[Job], facts: Mapping[str, Facts], begun: Callable[[Job], None]
+    ) -> None:
+        for slot in range(self._size):
+            if not waiting:
+                return
+            job = waiting[0]
+            worker = self._workers.get(slot)
+            if worker is None:
+                self._spawn(slot, job)
+            elif worker.idle:
+                if worker.environment != worker_environment(job.config["compute"], slot):
+                    worker.close()  # started for another number of threads or device
+                    self._spawn(slot, job)
+                    continue
+                waiting.popleft()
+                job.begin()
+                worker.job = job
+                begun(job)
+                worker.send(
+                    {
+                        "do": "run",
+                        "config": job.config,
+                        "run_dir": str(job.folder.path),
+                        "facts": facts[job.cell],
+                        "provenance": list(self._provenance),
+                    }
+                )
+
+    def _take_check(
+        self,
+        worker: WorkerProcess,
+        message: Mapping[str, Any],
+        cells: Mapping[str, Job],
+        facts: dict[str, Facts],
+        refused: dict[str, UserError],
+    ) -> None:
+        kind, cell = message["kind"], worker.checking
+        if kind == "ready":
+            worker.ready = True
+        elif kind == "dead":
+            what = f"checking {cells[cell].name}" if cell else "starting a worker"
+            raise LaunchError(f"{what}: {death(message['code'])}\n{worker.error_tail}")
+        elif cell is not None:
+            worker.checking = None
+            if kind == "checked":
+                facts[cell] = message["facts"]
+            elif kind == "refused":
+                refused[cell] = UserError(message["what"], message["fix"])
+            else:
+                raise LaunchError(f"checking {cells[cell].name}:\n{message['traceback']}")
+
+    def _take(self, worker: WorkerProcess, message: Mapping[str, Any], more: bool) -> None:
+        kind, job = message.get("kind"), worker.job
+        if kind == "ready":
+            worker.ready = True
+        elif kind == "progress" and job:
+            job.take(message)
+        elif kind == "done" and job:
+            job.take(message)
+            worker.job = None
+            self._display.ended(job)
+            if job.state == "failed":
+                self._replace(worker)  # a failure may leave a process in any condition
+        elif kind == "dead":
+            if job:
+                worker.job = None
+                self._bury(job, worker, int(message["code"]))
+            elif not worker.closed and not worker.ready and more:
+                raise LaunchError(f"starting a worker: {death(message['code'])}\n{worker.error_tail}")
+            self._replace(worker)
+
+    def _replace(self, worker: WorkerProcess) -> None:
+        """Forget a worker; a fresh one is started when there is a job for it."""
+        for slot, known in list(self._workers.items()):
+            if known is worker:
+                worker.close()
+                del self._workers[slot]
+
+    def _bury(self, job: Job, worker: WorkerProcess, code: int) -> None:
+        """Record the end of a run whose process is gone: only this run fails, the others go on."""
+        status = job.folder.status() if job.folder.path.is_dir() else {}
+        progress = {**status, **job.progress}
+        if self._interrupt.urgent:
+            job.state = "interrupted"
+            job.folder.write_status("interrupted", progress)
+        else:
+            job.state, job.error = "failed", death(code)
+            tail = job.folder.log_tail() or worker.error_tail
+            job.folder.write_error(f"{job.error}\n\nthe last it printed:\n{tail}\n")
+            job.folder.write_status("failed", progress, error=job.error)
+        self._display.ended(job)

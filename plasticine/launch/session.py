@@ -1,0 +1,141 @@
+"""A launch from beginning to end: what is left to do, is it possible, do it, say how it went."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from plasticine.errors import UserError
+from plasticine.launch.cores import pool_size
+from plasticine.launch.display import Display, make_display
+from plasticine.launch.forwarding import Forwarding
+from plasticine.launch.inprocess import InProcess
+from plasticine.launch.interrupt import Interrupt
+from plasticine.launch.job import Job
+from plasticine.launch.pool import LaunchError, Pool
+from plasticine.launch.provenance import gather
+from plasticine.launch.report import exit_code, failures, results, ui_lines
+
+__all__ = ["launch"]
+
+_INTERRUPTED_FINISH = 15.0  # seconds the forwarder may take after Ctrl-C
+
+
+def launch(configs: Sequence[dict[str, Any]], launch_dir: Path, command: Sequence[str], several: bool) -> int:
+    """Run what is not finished yet and return the exit code.
+
+    Args:
+        configs: Plain configurations of all runs.
+        launch_dir: Where the command was started; relative paths start here.
+        command: The command line, for the record.
+        several: Use worker processes (a multirun); otherwise the runs go in this process.
+
+    Returns:
+        0 if all runs are finished, 1 if one failed, 130 if interrupted.
+
+    Raises:
+        UserError: The request cannot work; nothing was written.
+    """
+    jobs = _jobs(configs, launch_dir)
+    todo = [job for job in jobs if job.state != "finished"]
+    if len(todo) < len(jobs):
+        print(f"{len(jobs) - len(todo)} of {len(jobs)} run(s) already finished", flush=True)
+    names = {str(job.config["launcher"]["name"]) for job in jobs}
+    if len(names) > 1:
+        raise UserError("launcher is swept over", "use one launcher for a multirun")
+    debug = names == {"debug"}
+    interrupted = False
+    if todo:
+        try:
+            interrupted = _carry_out(jobs, todo, launch_dir, command, in_process=debug or not several)
+        except LaunchError as error:
+            print(f"plasticine-run: {error}", file=sys.stderr)
+            return 1
+    _print_end(jobs, launch_dir)
+    return exit_code(jobs, interrupted)
+
+
+def _jobs(configs: Sequence[dict[str, Any]], launch_dir: Path) -> list[Job]:
+    jobs: dict[Path, Job] = {}
+    for config in configs:
+        job = Job.of(config, launch_dir)
+        jobs.setdefault(job.folder.path, job)
+    if len(jobs) < len(configs):
+        print(
+            f"{len(configs) - len(jobs)} run(s) were asked for more than once; each is done once", flush=True
+        )
+    for root in {Path(launch_dir, config["runs_dir"]).absolute() for config in configs}:
+        _check_writable(root)
+    return list(jobs.values())
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise a UserError if run folders cannot be made in `folder`; makes nothing itself."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        problem = "is not writable" if existing.is_dir() else "is not a folder"
+        raise UserError(f"runs_dir={folder}: {existing} {problem}", "choose another one: runs_dir=/path")
+
+
+def _carry_out(
+    jobs: Sequence[Job], todo: Sequence[Job], launch_dir: Path, command: Sequence[str], in_process: bool
+) -> bool:
+    """Check and run; returns whether it was interrupted."""
+    provenance = gather(command, launch_dir)
+    forwarding = Forwarding(todo, launch_dir)
+    # A debugger and a live table do not share a terminal.
+    live = sys.stdout.isatty() and todo[0].config["launcher"]["name"] != "debug"
+    display = make_display(jobs, live)
+    with Interrupt(raise_on_second=in_process) as interrupt:
+        backend: InProcess | Pool = (
+            InProcess(provenance, display, interrupt)
+            if in_process
+            else Pool(pool_size(todo[0].config, len(todo)), provenance, display, interrupt)
+        )
+        try:
+            forwarding.start()
+            backend.start(todo)
+            cells = {job.cell: job for job in reversed(todo)}
+            facts = backend.check({job.cell: cells[job.cell] for job in todo})
+            if not interrupt.is_set():
+                _run(backend, todo, facts, forwarding, display)
+            backend.close()
+            forwarding.finish(display, _INTERRUPTED_FINISH if interrupt.is_set() else None)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            backend.close()
+            forwarding.kill()
+        return interrupt.is_set()
+
+
+def _run(
+    backend: InProcess | Pool,
+    todo: Sequence[Job],
+    facts: dict[str, dict[str, Any]],
+    forwarding: Forwarding,
+    display: Display,
+) -> None:
+    def begun(job: Job) -> None:
+        forwarding.follow(job)
+        display.began(job)
+
+    forwarding.open(display)
+    with display:
+        backend.run(todo, facts, begun)
+
+
+def _print_end(jobs: Sequence[Job], launch_dir: Path) -> None:
+    for text in (results(jobs), failures(jobs)):
+        if text:
+            print(f"\n{text}")
+    unfinished = [job for job in jobs if job.state in ("interrupted", "waiting")]
+    if unfinished:
+        print(f"\n{len(unfinished)} run(s) not finished; the same command continues them")
+    lines = ui_lines(jobs, launch_dir)
+    if lines:
+        print("\n" + "\n".join(lines))
+    sys.stdout.flush()
