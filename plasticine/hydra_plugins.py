@@ -17,7 +17,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
@@ -84,7 +84,11 @@ class PlasticineSweeper(Sweeper):
         batch = [job for part in BasicSweeper.split_arguments(overrides, None) for job in part]
         if not batch:
             raise UserError("this multirun has no jobs", "give every swept key at least one value")
-        return [self.launcher.launch(batch, initial_job_idx=0)]
+        results = self.launcher.launch(batch, initial_job_idx=0)
+        for result in results:  # of a stock launcher; ours returns none
+            if result.status == JobStatus.FAILED:
+                _ = result.return_value  # raises what the job raised
+        return [results]
 
 
 class PlasticineLauncher(Launcher):

@@ -23,6 +23,7 @@ from plasticine.cli.explain import explain
 from plasticine.cli.help import help_text
 from plasticine.cli.request import make_schema, resolve
 from plasticine.errors import UserError
+from plasticine.launch.job import LaunchError
 from plasticine.paths import config_dirs
 
 __all__ = ["main"]
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         return 130
+    except LaunchError as error:
+        print(f"plasticine-run: {error}", file=sys.stderr)
+        return 1
     except Exception as error:  # noqa: BLE001 - the outermost frame: everything is reported, nothing swallowed
         mistake = explain(error)
         if mistake is None:
@@ -103,7 +107,7 @@ def _run_now(cfg: DictConfig, command: list[str]) -> int:
 
     code = launch([plain(cfg)], Path.cwd(), command=command, several=False)
     if code:
-        raise RuntimeError(f"the run ended with exit code {code}; see error.txt in its folder")
+        raise LaunchError("a run failed; error.txt in its folder says why")
     return code
 
 

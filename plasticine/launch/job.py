@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import os
 import sys
 import time
@@ -18,9 +19,13 @@ from plasticine.errors import UserError
 from plasticine.launch.folder import RunFolder
 from plasticine.launch.provenance import Provenance
 
-__all__ = ["Job", "carry_out", "inspect"]
+__all__ = ["Job", "LaunchError", "carry_out", "inspect"]
 
 Config = dict[str, Any]
+
+
+class LaunchError(RuntimeError):
+    """Nothing can be run, and it is not the user's mistake: a worker does not start, a check crashes."""
 
 
 class Stop(Protocol):
@@ -44,6 +49,7 @@ class Job:
         error: Last line of a failure.
         was_finished: The run was finished before this launch.
         started: Monotonic time of its start.
+        show_cell: Other runs of the launch have the same names but another cell.
     """
 
     config: Config
@@ -54,6 +60,7 @@ class Job:
     error: str = ""
     was_finished: bool = False
     started: float = 0.0
+    show_cell: bool = False
 
     @classmethod
     def of(cls, config: Config, launch_dir: Path) -> Job:
@@ -66,7 +73,7 @@ class Job:
             job.progress, job.summary = status, status.get("summary") or {}
         return job
 
-    @property
+    @functools.cached_property
     def cell(self) -> str:
         """Identity of everything but the seed."""
         return cell_id(self.config)
@@ -79,7 +86,8 @@ class Job:
     @property
     def name(self) -> str:
         """Short name for people, e.g. ``snp ppo classic/cartpole seed=3``."""
-        return f"{' '.join(self.group)} seed={self.config['seed']}"
+        cell = f" {self.cell[:8]}" if self.show_cell else ""
+        return f"{' '.join(self.group)}{cell} seed={self.config['seed']}"
 
     def begin(self) -> None:
         """Note that the run has been handed to a process."""

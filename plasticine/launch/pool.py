@@ -12,17 +12,13 @@ from plasticine.launch.client import Inbox, WorkerProcess, death
 from plasticine.launch.cores import worker_environment
 from plasticine.launch.display import Display
 from plasticine.launch.interrupt import Interrupt
-from plasticine.launch.job import Job
+from plasticine.launch.job import Job, LaunchError
 from plasticine.launch.provenance import Provenance
 
-__all__ = ["LaunchError", "Pool"]
+__all__ = ["Pool"]
 
 Facts = dict[str, Any]
 _POLL = 0.2
-
-
-class LaunchError(RuntimeError):
-    """Nothing can be run at all, and it is not the user's mistake: a worker does not start, a check crashes."""
 
 
 class Pool:

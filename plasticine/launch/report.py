@@ -28,8 +28,7 @@ def results(jobs: Sequence[Job]) -> str:
     for job in jobs:
         if job.state == "finished":
             by_cell.setdefault(job.cell, []).append(job)
-    names = [members[0].group for members in by_cell.values()]
-    ambiguous = len(set(names)) < len(names)
+    ambiguous = any(job.show_cell for job in jobs)
     header = [
         "method",
         "agent",
@@ -77,7 +76,9 @@ def ui_lines(jobs: Sequence[Job], launch_dir: Path) -> list[str]:
     """Return how to compare the runs of a launch in MLflow's pages; empty if nothing was forwarded."""
     stores: dict[tuple[str, str], None] = {}
     for job in jobs:
-        note = read_json(job.folder.path / "mlflow.json") if job.folder.path.is_dir() else None
+        if job.config["tracker"]["kind"] != "mlflow" or not job.folder.path.is_dir():
+            continue
+        note = read_json(job.folder.path / "mlflow.json")
         if note and note.get("uri") and note.get("experiment_id"):
             stores[note["uri"], note["experiment_id"]] = None
     lines = []

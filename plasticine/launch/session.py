@@ -15,7 +15,7 @@ from plasticine.launch.forwarding import Forwarding
 from plasticine.launch.inprocess import InProcess
 from plasticine.launch.interrupt import Interrupt
 from plasticine.launch.job import Job
-from plasticine.launch.pool import LaunchError, Pool
+from plasticine.launch.pool import Pool
 from plasticine.launch.provenance import gather
 from plasticine.launch.report import exit_code, failures, results, ui_lines
 
@@ -38,6 +38,7 @@ def launch(configs: Sequence[dict[str, Any]], launch_dir: Path, command: Sequenc
 
     Raises:
         UserError: The request cannot work; nothing was written.
+        LaunchError: A check crashed, or worker processes do not start.
     """
     jobs = _jobs(configs, launch_dir)
     todo = [job for job in jobs if job.state != "finished"]
@@ -49,11 +50,7 @@ def launch(configs: Sequence[dict[str, Any]], launch_dir: Path, command: Sequenc
     debug = names == {"debug"}
     interrupted = False
     if todo:
-        try:
-            interrupted = _carry_out(jobs, todo, launch_dir, command, in_process=debug or not several)
-        except LaunchError as error:
-            print(f"plasticine-run: {error}", file=sys.stderr)
-            return 1
+        interrupted = _carry_out(jobs, todo, launch_dir, command, in_process=debug or not several)
     _print_end(jobs, launch_dir)
     return exit_code(jobs, interrupted)
 
@@ -69,6 +66,11 @@ def _jobs(configs: Sequence[dict[str, Any]], launch_dir: Path) -> list[Job]:
         )
     for root in {Path(launch_dir, config["runs_dir"]).absolute() for config in configs}:
         _check_writable(root)
+    cells: dict[tuple[str, str, str], set[str]] = {}
+    for job in jobs.values():
+        cells.setdefault(job.group, set()).add(job.cell)
+    for job in jobs.values():
+        job.show_cell = len(cells[job.group]) > 1
     return list(jobs.values())
 
 
