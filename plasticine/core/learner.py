@@ -84,7 +84,7 @@ class Learner:
             optimizer = phase.optimizer
             for m in methods:
                 if m.select(params):
-                    optimizer = m.edit_optimizer(optimizer)
+                    optimizer = _edited_optimizer(m, optimizer, phase.optimizer)
             state.opt[phase.name] = optimizer.bind(params)
             optimizers[phase.name] = optimizer
         for m in methods:
@@ -200,6 +200,22 @@ def _edited(specs: Sequence[NetSpec], methods: Sequence[Method]) -> list[NetSpec
                 spec = m.edit_network(spec)
         edited.append(spec)
     return edited
+
+
+def _edited_optimizer(method: Method, optimizer: Optimizer, base: Optimizer) -> Optimizer:
+    """What `method` makes of the optimizer; refuse to drop what an earlier method has put there."""
+    edited = method.edit_optimizer(optimizer)
+    if edited is optimizer or edited.wraps or optimizer is base:
+        return edited
+    if optimizer.wraps:
+        raise UserError(
+            f"method {method.name!r} replaces the optimizer that an earlier method has wrapped",
+            f"put {method.name!r} before the method that wraps: method=[{method.name},...]",
+        )
+    raise UserError(
+        f"method {method.name!r} replaces the optimizer that an earlier method has already replaced",
+        "use only one of them",
+    )
 
 
 def _check_scope(method: Method, inside: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> None:

@@ -32,12 +32,12 @@ class Gradients(NamedTuple):
     """Result of one gradient evaluation.
 
     Attributes:
-        grads: One tensor per trainable parameter of the phase, in order.
+        grads: Gradient of every trainable parameter of the phase, by full name, in order.
         norm: 0-d, global L2 norm of the raw gradient (before clipping), the one that is logged.
         aux: 0-d tensors the agent wants logged.
     """
 
-    grads: Sequence[Tensor]
+    grads: Mapping[str, Tensor]
     norm: Tensor
     aux: Sequence[Tensor]
 
@@ -85,6 +85,10 @@ class Method:
 
     #: Set True by methods whose `intervene` is called by ``when:`` rules, to refuse a rule-less configuration.
     needs_when: ClassVar[bool] = False
+    #: Arguments under which the method provably changes nothing (empty: there are none). Used by tests.
+    neutral: ClassVar[Mapping[str, Any]] = {}
+    #: Arguments under which its effect is visible within a few dozen steps of a tiny network. Used by tests.
+    strong: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, *, name: str, scope: Sequence[str], when: Any) -> None:
         self.name = name
@@ -137,9 +141,17 @@ class Method:
         raise NotImplementedError
 
     # -- shared helpers ---------------------------------------------------------------------------------------
+    def reaches(self, name: str) -> bool:
+        """Whether the tensor `name` is in scope."""
+        return any(fnmatchcase(name, g) for g in self.scope)
+
     def select(self, params: Params) -> Params:
         """The tensors in scope."""
-        return {k: v for k, v in params.items() if any(fnmatchcase(k, g) for g in self.scope)}
+        return {k: v for k, v in params.items() if self.reaches(k)}
+
+    def firings(self, plan: RunPlan) -> int:
+        """How often the ``when:`` rules fire in the whole run, at most (rules may coincide)."""
+        return sum(rule.count(plan) for rule in self.when)
 
     def touches(self, net: str) -> bool:
         """Whether the scope can reach tensors of network `net`."""

@@ -40,7 +40,8 @@ class Streams:
         return {name: g.get_state() for name, g in self._generators.items()}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Restore; generators that did not exist when saving start afresh."""
-        self._generators = {}
+        """Restore in place (others hold on to the generators); those that were not saved start afresh."""
+        for name in self._generators.keys() - state.keys():
+            self._generators[name].set_state(self.once(name).get_state())
         for name, value in state.items():
             self[name].set_state(value)

@@ -51,7 +51,7 @@ def assemble(
         scalars: Receives one row per step: the phase's aux values, then the raw gradient norm.
         compile_loss: Compile the loss with its penalty terms (pays off in long runs).
     """
-    tensors = list(params.values())
+    tensors, names = list(params.values()), tuple(params)
     loss_fn = _with_terms(agent, phase, params, methods, state)
     if compile_loss:
         loss_fn = torch.compile(loss_fn, dynamic=False)
@@ -59,7 +59,7 @@ def assemble(
     def gradients(batch: Any) -> Gradients:
         loss, aux = loss_fn(batch)
         grads = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True)
-        return Gradients(grads, global_norm(grads), aux)
+        return Gradients(dict(zip(names, grads, strict=True)), global_norm(grads), aux)
 
     grad_fn: GradFn = gradients
     wrapped = False
@@ -77,7 +77,8 @@ def assemble(
     step, after_update, name = optimizer.step, agent.after_update, phase.name
 
     def update(batch: Any, lr: float) -> None:
-        grads, norm, aux = grad_fn(batch)
+        by_name, norm, aux = grad_fn(batch)
+        grads: Sequence[Tensor] = list(by_name.values())
         with torch.no_grad():
             if limit is not None:
                 clipped = global_norm(grads) if wrapped else norm

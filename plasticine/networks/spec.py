@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,8 +81,8 @@ class NetSpec:
         """Return the network with every hidden layer replaced by ``edit(layer)``."""
         return replace(self, body=tuple(edit(layer) for layer in self.body))
 
-    def set_hidden(self, by: str, **properties: Any) -> NetSpec:
-        """Set properties of every hidden layer on behalf of method `by`.
+    def set_hidden(self, by: str, layers: Collection[int] | None = None, **properties: Any) -> NetSpec:
+        """Set properties of the hidden layers with these indices (None = all) on behalf of method `by`.
 
         Raises:
             SlotConflict: Another method has set one of them to a different value.
@@ -90,7 +90,10 @@ class NetSpec:
         return replace(
             self,
             body=tuple(
-                _write(layer, f"{self.name}/body.{i}", by, properties) for i, layer in enumerate(self.body)
+                _write(layer, f"{self.name}/body.{i}", by, properties)
+                if layers is None or i in layers
+                else layer
+                for i, layer in enumerate(self.body)
             ),
         )
 
