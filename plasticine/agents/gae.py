@@ -33,7 +33,7 @@ def advantages(
         gamma, lam: Discount and trace decay.
     """
     out = rewards + gamma * next_values * (~terminated) - values
-    decay = gamma * lam * (~done)
+    decay = (~done).to(rewards.dtype) * (gamma * lam)
     steps, reach = rewards.shape[0], 1
     while reach < steps:
         # Invariant: out[t] sums the next `reach` terms, decay[t] is their joint factor.

@@ -98,6 +98,8 @@ class Network:
     def _read(self, x: Tensor, p: LocalParams) -> dict[str, Tensor]:
         for layer in self._tail:
             x = layer(x, p)[1]
+        if x.dim() > 2:
+            x = x.flatten(1)
         return {head: torch.nn.functional.linear(x, p[w], p[b]) for head, w, b in self._heads}
 
     def capture(self, x: Tensor) -> Capture:

@@ -76,10 +76,14 @@ def trainer(
     )
 
 
-def recorded(folder: Path, cfg: dict[str, Any], *, stop: Any = None, save_every: float = float("inf")) -> Trainer:
+def recorded(
+    folder: Path, cfg: dict[str, Any], *, stop: Any = None, save_every: float = float("inf")
+) -> Trainer:
     """Run with a local record in `folder` and return the trainer."""
     log = LocalLog(folder)
-    t = trainer(assemble_parts(cfg), tracker=log, folder=folder, stop=stop, seed=cfg["seed"], save_every=save_every)
+    t = trainer(
+        assemble_parts(cfg), tracker=log, folder=folder, stop=stop, seed=cfg["seed"], save_every=save_every
+    )
     log.close(t.fit())
     return t
 
