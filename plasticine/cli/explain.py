@@ -44,6 +44,6 @@ def _composition(error: BaseException, chain: list[BaseException]) -> UserError:
         noise = ("earch path", "provider=")
         kept = [line for line in text.splitlines() if line and not any(word in line for word in noise)]
         return UserError(" ".join(kept), "see `plasticine-run --help` for what is available")
-    sentences = [" ".join(str(item).split()) for item in chain if str(item).strip()]
+    sentences = [" ".join(str(item).split()) for item in chain if str(item) not in ("", "None")]
     what = "; ".join(dict.fromkeys(sentences)) or type(error).__name__
     return UserError(what, "`--cfg job` shows the configuration")

@@ -42,9 +42,9 @@ def parse(line: str) -> Override:
         UserError: If it does not follow Hydra's grammar.
     """
     try:
-        return OverridesParser.create().parse_override(line)
+        return OverridesParser.create().parse_overrides([line])[0]
     except OverrideParseException as error:
-        reason = str(error.message).splitlines()[0]
+        reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(
             f"cannot read {line!r}: {reason}",
             "write key=value; quote blanks and special characters twice: key='\"a b\"', method='[snp,redo]'",

@@ -26,6 +26,9 @@ __all__ = ["MISSING", "Schema"]
 #: Stands for "there is no such key" (None is a value).
 MISSING = object()
 
+#: Names less alike than this (0..1) are not suggested for each other.
+_ALIKE = 0.7
+
 
 class Schema:
     """The YAML files that are in reach, and what they compose to.
@@ -119,12 +122,17 @@ def all_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
 
 def nearest_keys(key: str, known: Sequence[str], count: int = 3) -> list[str]:
     """Return the full names that somebody who wrote `key` may have meant, the best first."""
-    leaf = key.rpartition(".")[2]
-    same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
-    close = difflib.get_close_matches(key, known, n=count, cutoff=0.7)
-    leaves = {name.rpartition(".")[2] for name in known}
-    close_leaves = difflib.get_close_matches(leaf, sorted(leaves), n=count, cutoff=0.7)
-    by_leaf = [name for close_leaf in close_leaves for name in known if name.rpartition(".")[2] == close_leaf]
-    found = dict.fromkeys([*same_leaf, *close, *by_leaf])
-    parent = key.rpartition(".")[0]
-    return sorted(found, key=lambda name: name.rpartition(".")[0] != parent)[:count]
+    parent, _, leaf = key.rpartition(".")
+    scores = {}
+    for name in dict.fromkeys(known):
+        name_parent, _, name_leaf = name.rpartition(".")
+        likeness = _likeness(leaf, name_leaf)
+        if likeness >= _ALIKE:
+            scores[name] = likeness + 0.5 * _likeness(parent, name_parent)
+    best = max(scores.values(), default=0.0)
+    close = [name for name, score in scores.items() if score > best - 0.15]
+    return sorted(close, key=lambda name: -scores[name])[:count]
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -101,7 +101,7 @@ class LiveDisplay(Display):
             table.add_column(title, justify="left" if title in ("run", "steps") else "right", no_wrap=True)
         active = [job for job in self._jobs if job.state == "running"]
         for job in active[:_ROWS]:
-            table.add_row(job.name, *cells(job, bar=True))
+            table.add_row(*(Text(text) for text in (job.name, *cells(job, bar=True))))
         more = [Text(f"... and {len(active) - _ROWS} more")] if len(active) > _ROWS else []
         return Group(table, *more, Text(overall(self._jobs, self._started), style="bold"))
 

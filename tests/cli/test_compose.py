@@ -1,0 +1,132 @@
+"""What command lines compose to. Nothing is trained here."""
+
+import time
+
+import pytest
+
+from plasticine.cell import cell_id, method_label
+
+
+def seeds(result):
+    assert result.code == 0, result.err
+    return [config["seed"] for config in result.configs]
+
+
+def test_without_arguments_there_is_one_run_in_this_process(cli):
+    result = cli("")
+    assert seeds(result) == [0]
+    assert result.several is False
+    config = result.configs[0]
+    assert list(config["method"]) == ["vanilla"]
+    assert "hydra" not in config
+    assert config["env"]["steps_per_task"] > 0  # interpolations are resolved
+
+
+def test_the_advertised_command_gives_ten_runs_of_one_cell(cli):
+    result = cli("method=squeeze env=classic -m seed=0-9")
+    assert seeds(result) == list(range(10))
+    assert all(type(config["seed"]) is int for config in result.configs)
+    assert result.several is True
+    assert len({cell_id(c) for c in result.configs}) == 1
+    assert "seed=0-9 -> 0,1,...,9 (10 values)" in result.out
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0-2", [0, 1, 2]),
+        ("0-1,7", [0, 1, 7]),
+        ("0-20:10", [0, 10, 20]),
+        ("3", [3]),
+        ("range(0,3)", [0, 1, 2]),
+        ("4,2", [4, 2]),
+    ],
+)
+def test_ways_to_write_seeds(cli, value, expected):
+    assert seeds(cli(f"-m seed={value}")) == expected
+
+
+def test_ranges_work_for_every_integer_and_for_integers_only(cli):
+    assert [c["env"]["num_envs"] for c in cli("-m env.num_envs=1-3").configs] == [1, 2, 3]
+    assert [
+        c["method"]["squeeze"]["every"] for c in cli("-m method=squeeze method.squeeze.every=1-2").configs
+    ] == [1, 2]
+    text = cli("-m method=squeeze method.squeeze.mode=0-3 seed=0-1")
+    assert [c["method"]["squeeze"]["mode"] for c in text.configs] == ["0-3", "0-3"]
+    assert cli("env.domain=a-b").configs[0]["env"]["domain"] == "a-b"
+    assert cli("study=0-9").configs[0]["study"] == "0-9"
+
+
+def test_methods_combine_in_order(cli):
+    result = cli("-m method=vanilla,squeeze,[squeeze,stretch],[stretch,squeeze]")
+    labels = [method_label(c) for c in result.configs]
+    assert labels == ["vanilla", "squeeze", "squeeze+stretch", "stretch+squeeze"]
+    assert len({cell_id(c) for c in result.configs}) == 4  # the order of methods is part of the identity
+    assert len(set(result.dirs)) == 4
+
+
+def test_a_sweep_file_is_a_multirun_and_the_command_line_wins(cli):
+    result = cli("sweep=grid")
+    assert [(method_label(c), c["seed"]) for c in result.configs] == [
+        (m, s) for m in ("vanilla", "squeeze+stretch") for s in (0, 1, 2)
+    ]
+    assert {c["study"] for c in result.configs} == {"grid"}
+    assert seeds(cli("sweep=grid seed=7")) == [7, 7]
+    assert cli("sweep=grid study=mine").configs[0]["study"] == "mine"
+
+
+def test_identity_ignores_where_and_how_often_a_run_goes(cli):
+    cell = cell_id(cli("").configs[0])
+    same = "seed=5 study=x runs_dir=y tracker=none compute.threads=3 launcher=debug checkpoint.keep=7"
+    assert cell_id(cli(same).configs[0]) == cell
+    assert cell_id(cli("agent.gamma=0.5").configs[0]) != cell
+    assert cell_id(cli("budget=smoke").configs[0]) != cell
+
+
+def test_the_folder_of_a_run_tells_what_it_is(cli):
+    result = cli("method=[squeeze,stretch] study=s seed=4")
+    folder = result.dirs[0]
+    assert folder.name == "seed=4"
+    assert folder.parent.name.startswith("squeeze+stretch.ppo.classic_cartpole-")
+    assert folder.parent.parent == cli.folder / "runs" / "s"
+
+
+def test_budgets_pick_values_and_the_command_line_wins(cli):
+    by_budget = {b: cli(f"budget={b}").configs[0]["env"]["num_tasks"] for b in ("paper", "smoke")}
+    assert by_budget["smoke"] < by_budget["paper"]
+    assert cli("budget=smoke env.num_tasks=17").configs[0]["env"]["num_tasks"] == 17
+
+
+def test_a_whole_number_may_be_written_with_an_exponent(cli):
+    value = cli("env.steps_per_task=1e6").configs[0]["env"]["steps_per_task"]
+    assert value == 1_000_000
+    assert type(value) is int
+
+
+def test_a_thousand_seeds_compose_in_seconds(cli):
+    start = time.perf_counter()
+    result = cli("-m method=vanilla,squeeze seed=0-499")
+    assert len(result.configs) == 1000
+    assert len(set(result.dirs)) == 1000
+    assert time.perf_counter() - start < 5
+
+
+def test_a_configuration_that_uses_the_seed_is_composed_for_each(cli):
+    result = cli("-m network=seeded seed=3-5")
+    assert [c["network"]["salt"] for c in result.configs] == [3, 4, 5]
+
+
+def test_show_configuration_runs_nothing(cli):
+    result = cli("method=squeeze agent.gamma=0.5 --cfg job")
+    assert result.code == 0
+    assert result.configs == []
+    assert "gamma: 0.5" in result.out
+
+
+def test_help_lists_groups_and_outside_options(cli):
+    result = cli("--help")
+    assert result.code == 0
+    assert result.configs == []
+    for word in ("[vanilla]", "squeeze", "[classic]", "seed=0-9", "--config-dir", "sweep"):
+        assert word in result.out
+    assert "squeeze" not in cli("--help", config_dir=False).out
