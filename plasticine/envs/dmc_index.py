@@ -17,15 +17,18 @@ __all__ = ["CachedFieldIndexer", "cache_named_indices"]
 
 def _frozen(item: Any) -> Any:
     """Hashable stand-in for an index made of names, numbers, slices, lists and arrays, by their contents."""
-    if isinstance(item, str | int):
+    kind = type(item)
+    if kind is str or kind is int:
         return item
-    if isinstance(item, slice):
+    if kind is slice:
         return (slice, item.start, item.stop, item.step)
+    if kind is list and item and type(item[0]) is str:
+        return (list, *item)
+    if kind is np.ndarray:
+        return (np.ndarray, item.shape, item.dtype.kind, *item.ravel().tolist())
     if isinstance(item, list | tuple):
-        return (type(item), *(_frozen(part) for part in item))
-    if isinstance(item, np.ndarray):
-        return (np.ndarray, item.shape, *item.ravel().tolist())
-    raise TypeError(f"cannot keep an index of type {type(item).__name__}")
+        return (kind, *map(_frozen, item))
+    return (kind, item)
 
 
 def _has_name(item: Any) -> bool:
@@ -55,13 +58,16 @@ class CachedFieldIndexer(index.FieldIndexer):
         try:
             return self._by_key[key]
         except KeyError:
-            token = key
-        except TypeError:  # a slice or a list is part of the key
-            if not _has_name(key):
-                return self._convert_key(key)
-            token = _frozen(key)
-            if token in self._by_key:
-                return self._by_key[token]
+            return self._translate(key, key)
+        except TypeError:  # a slice, list or array is part of the key
+            pass
+        token = _frozen(key)
+        try:
+            return self._by_key[token]
+        except KeyError:
+            return self._translate(key, token)
+
+    def _translate(self, key: Any, token: Any) -> Any:
         found = self._convert_key(key)
         if _has_name(key):
             self._by_key[token] = found

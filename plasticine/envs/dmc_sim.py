@@ -73,7 +73,8 @@ class DmcSim:
         self.low = np.broadcast_to(np.asarray(bounds.minimum, dtype=np.float64), bounds.shape).copy()
         self.high = np.broadcast_to(np.asarray(bounds.maximum, dtype=np.float64), bounds.shape).copy()
         self._steps = 0
-        self._keys: list[tuple[str, bool]] = []
+        self._keys: list[str] = []
+        self._to_flatten: list[int] = []  # positions in `_keys` of values that are no vectors
         self.diverged = 0
 
     @property
@@ -93,11 +94,15 @@ class DmcSim:
             self.task.initialize_episode(self.physics)
         parts = self.task.get_observation(self.physics)
         if not self._keys:
-            self._keys = [(key, np.ndim(parts[key]) != 1) for key in sorted(parts)]
-        return self._flat(parts).astype(np.float32)
+            self._keys = sorted(parts)
+            self._to_flatten = [i for i, key in enumerate(self._keys) if np.ndim(parts[key]) != 1]
+        return np.concatenate(self._vectors(parts)).astype(np.float32)
 
-    def _flat(self, parts: dict[str, Any]) -> Array:
-        return np.concatenate([np.ravel(parts[k]) if ravel else parts[k] for k, ravel in self._keys])
+    def _vectors(self, parts: dict[str, Any]) -> list[Array]:
+        values = [parts[key] for key in self._keys]
+        for i in self._to_flatten:
+            values[i] = np.asarray(values[i]).reshape(-1)
+        return values
 
     def step(self, action: Array, obs: Array) -> tuple[float, Ending]:
         """Advance by one control step.
@@ -133,12 +138,8 @@ class DmcSim:
         if self._own_after_step:
             task.after_step(physics)
         reward = task.get_reward(physics)
-        parts = task.get_observation(physics)
-        np.concatenate(
-            [np.ravel(parts[k]) if ravel else parts[k] for k, ravel in self._keys],
-            out=obs,
-            casting="same_kind",
-        )
+        values = self._vectors(task.get_observation(physics))
+        np.concatenate(values, out=obs, casting="same_kind")
         if self._steps >= self._limit:
             return reward, "truncated"
         if self._own_termination:

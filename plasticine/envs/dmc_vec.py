@@ -52,7 +52,9 @@ class DmcVecEnv(VecEnv):
         num = len(self._sims)
         if np.shape(actions) != self._actions.shape:
             raise ValueError(f"expected actions of shape {self._actions.shape}, got {np.shape(actions)}")
-        np.maximum(actions, self._low, out=self._actions)
+        # Clipped in float64, so that rounding cannot push a bound over the actuator's.
+        self._actions[:] = actions
+        np.maximum(self._actions, self._low, out=self._actions)
         np.minimum(self._actions, self._high, out=self._actions)
         # New arrays each step: what an earlier step returned stays valid.
         obs = before.copy()
