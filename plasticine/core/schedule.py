@@ -110,7 +110,8 @@ class When:
 
 
 def _rule(entry: Mapping[str, Any], method: str) -> When:
-    fields = dict(entry)
+    # YAML 1.1 reads an unquoted `on` as True (and JSON then writes "true"): it can only have meant this key.
+    fields = {"on" if key in (True, "true") else key: value for key, value in entry.items()}
     forms = [k for k in ("every", "on", "at") if fields.get(k) is not None]
     unknown = set(fields) - {"every", "unit", "on", "at", "of"}
     if unknown or len(forms) != 1:
