@@ -182,6 +182,19 @@ def test_a_run_killed_from_outside_takes_its_outcome_from_its_status(
     assert seen(launch).run.info.status == "FAILED"
 
 
+def test_events_sent_by_another_process_are_kept(launch, store, make_run, write_lines, seen):
+    run_dir = make_run(launch)
+    log = LocalLog(run_dir)
+    log.event("task_start", 0, {"index": 0})
+    log.event("task_start", 0, {"index": 1})
+    write_lines(run_dir, range(3), log)
+    RunFollower(run_dir).push(store, FOREVER)
+    log.close("finished")  # adds an outcome, no line
+    RunFollower(run_dir).push(store, FOREVER)
+    assert len(json.loads(seen(launch).artifact("events.json"))["events"]) == 2
+    assert seen(launch).run.data.tags["plasticine.switches"] == "0"
+
+
 def test_artifacts_that_cannot_be_stored_do_not_hold_the_metrics(launch, store, make_run, write_lines, seen):
     run_dir = make_run(launch)
     write_lines(run_dir, range(3)).close("finished")
