@@ -1,9 +1,5 @@
 """Observations, rewards and episode ends are those of ``dm_control.suite.load``, to the last bit."""
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "disable")
-
 import numpy as np
 import pytest
 from dm_control import suite
@@ -66,6 +62,19 @@ def test_across_an_episode_boundary(domain, task):
     assert trace.episodes[0][2] == 1000
 
 
+@pytest.mark.parametrize("task", ["walk", "fetch"])
+def test_first_observations_of_many_episodes(task):
+    """The search for a start height is replaced; it uses no random numbers and must find the same height."""
+    found = level("standard_dmc", domain="quadruped", task=task)
+    env = found.enter(found.tasks()[0], 3)
+    stock = suite.load("quadruped", task, task_kwargs={"random": child_random(3)})
+    for _ in range(15):
+        assert np.array_equal(env.reset()[0], flat(stock.reset()))
+        ours, theirs = env._sims[0].physics.data, stock.physics.data
+        assert np.array_equal(ours.qpos, theirs.qpos)
+        assert np.array_equal(ours.qacc_warmstart, theirs.qacc_warmstart)
+
+
 def test_dog_for_a_while():
     compare("dog", "walk", steps=150)
 
@@ -95,4 +104,5 @@ def test_return_of_an_episode_is_the_sum_of_raw_rewards():
 @pytest.mark.slow
 @pytest.mark.parametrize(("domain", "task"), [t for t in suite.ALL_TASKS if t not in NEEDS_RENDERER])
 def test_every_task_of_the_suite(domain, task):
-    compare(domain, task, steps=1010)
+    # The actions of lqr have no bounds: random ones make it diverge sooner or later, where stock raises.
+    compare(domain, task, steps=80 if domain == "lqr" else 1010)

@@ -1,9 +1,5 @@
 """A restored simulation goes on exactly, in the middle of an episode and into the next ones."""
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "disable")
-
 import pickle
 
 import numpy as np
