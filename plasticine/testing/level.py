@@ -1,0 +1,125 @@
+"""A level that runs in microseconds and restores exactly."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, NormalizerOnSwitch, StepOut, Task, VecEnv
+
+__all__ = ["ToyLevel"]
+
+_EPISODE = 8
+
+
+class _ToyEnv(VecEnv):
+    """A point on a circle is to be moved to the task's goal. One random number per environment and step."""
+
+    exact_state: ClassVar = True
+
+    def __init__(self, num_envs: int, actions: str, goal: float, seed: int) -> None:
+        self._discrete = actions == "discrete"
+        self._goal = goal
+        self._rng = np.random.Generator(np.random.PCG64(seed))
+        self._x = np.zeros(num_envs)
+        self._t = np.zeros(num_envs, np.int64)
+        self._noise = np.zeros(num_envs)
+
+    def _obs(self) -> NDArray[np.float32]:
+        columns = (np.cos(self._x), np.sin(self._x), self._noise, self._t / _EPISODE, np.ones_like(self._x))
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def reset(self) -> NDArray[np.float32]:
+        """Start at angle 0."""
+        self._x[...] = 0.0
+        self._t[...] = 0
+        self._noise = self._rng.standard_normal(self._x.shape[0])
+        return self._obs()
+
+    def step(self, actions: NDArray[Any]) -> StepOut:
+        """Move by up to half a radian; an episode ends at the goal or after 8 steps."""
+        push = actions - 1.0 if self._discrete else np.clip(actions[:, 0], -1.0, 1.0)
+        self._x += 0.5 * push
+        self._t += 1
+        self._noise = self._rng.standard_normal(self._x.shape[0])
+        reward = np.cos(self._x - self._goal)
+        terminated = reward > 0.99
+        truncated = ~terminated & (self._t >= _EPISODE)
+        done = terminated | truncated
+        final = self._obs() if done.any() else None
+        self._x[done] = 0.0
+        self._t[done] = 0
+        return StepOut(self._obs(), reward.astype(np.float32), terminated, truncated, final)
+
+    def state(self) -> dict[str, Any]:
+        """Positions, clocks and the random stream."""
+        return {
+            "x": self._x.copy(),
+            "t": self._t.copy(),
+            "noise": self._noise.copy(),
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> NDArray[np.float32]:
+        """Restore `state`."""
+        self._x[...] = state["x"]
+        self._t[...] = state["t"]
+        self._noise = np.array(state["noise"])
+        self._rng.bit_generator.state = state["rng"]
+        return self._obs()
+
+
+class ToyLevel(EnvLevel):
+    """A stream of goals on a circle. Observations are vectors of 5 numbers.
+
+    The environment draws the same random numbers whatever the agent does, so that two runs can be compared.
+
+    Args:
+        actions: ``discrete`` (3 of them) or ``continuous`` (2 components in -1..1).
+        num_tasks, steps_per_task: Size of the stream, in environment steps summed over environments.
+        common: See `EnvLevel`.
+    """
+
+    level = "continual"
+
+    def __init__(
+        self,
+        *,
+        actions: Literal["discrete", "continuous"],
+        num_tasks: int,
+        steps_per_task: int,
+        num_envs: int,
+        normalize_obs: bool,
+        normalize_reward: bool,
+        normalizer_on_switch: NormalizerOnSwitch,
+    ) -> None:
+        super().__init__(
+            num_envs=num_envs,
+            normalize_obs=normalize_obs,
+            normalize_reward=normalize_reward,
+            normalizer_on_switch=normalizer_on_switch,
+        )
+        self.actions = actions
+        self.num_tasks = num_tasks
+        self.steps_per_task = steps_per_task
+
+    def spec(self) -> EnvSpec:
+        """Five observed numbers; three actions or two components."""
+        if self.actions == "discrete":
+            action = ActionSpec("discrete", 3)
+        else:
+            action = ActionSpec("continuous", 2, (-1.0, -1.0), (1.0, 1.0))
+        return EnvSpec(f"toy/{self.actions}", (5,), "float32", action, self.num_envs, _EPISODE)
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Goals one radian apart."""
+        return tuple(
+            Task(i, f"goal={i + 1}", self.steps_per_task, options={"goal": float(i + 1)})
+            for i in range(self.num_tasks)
+        )
+
+    def enter(self, task: Task, seed: int) -> VecEnv:
+        """Environments with the goal of `task`."""
+        return _ToyEnv(self.num_envs, self.actions, task.options["goal"], seed)

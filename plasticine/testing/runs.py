@@ -1,0 +1,196 @@
+"""Tiny complete runs, recorded tensor by tensor."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plasticine.api import configure
+from plasticine.compose import assemble_parts
+from plasticine.core.checkpoint import Checkpoints
+from plasticine.core.tracker import NullTracker
+from plasticine.core.trainer import Trainer
+
+__all__ = ["Recording", "method_names", "method_nodes", "record", "tiny_config"]
+
+Tensors = dict[str, Tensor]
+Config = dict[str, Any]
+
+_TOY = {
+    "_target_": "plasticine.testing.level.ToyLevel",
+    "actions": "discrete",
+    "num_tasks": 3,
+    "steps_per_task": 96,
+    "num_envs": 2,
+    "normalize_obs": True,
+    "normalize_reward": True,
+    "normalizer_on_switch": "carry",
+}
+_AGENT = {"num_steps": 16, "num_minibatches": 2, "epochs": 2, "lr": 1e-3, "entropy_coef": 0.01}
+
+
+def method_names() -> list[str]:
+    """Names of all method files on Hydra's search path, those of installed packages included."""
+    from plasticine.cli.schema import Schema
+
+    return Schema().options("method")
+
+
+def method_nodes(method: str, config_dir: str | Path | None = None) -> Config:
+    """The configuration of the methods in file `method`, by name; the file may be in a further `config_dir`."""
+    nodes = configure("env=classic", f"method={method}", config_dir=config_dir)["method"]
+    assert isinstance(nodes, dict)
+    return nodes
+
+
+@functools.lru_cache(maxsize=1)
+def _base() -> Config:
+    return configure(
+        "agent=ppo", "network=mlp", "env=classic", "method=vanilla", "metrics=none", "tracker=none"
+    )
+
+
+def tiny_config(
+    methods: Mapping[str, Mapping[str, Any]],
+    *,
+    shared: bool = False,
+    actions: str = "discrete",
+    network: Mapping[str, Any] | None = None,
+    agent: Mapping[str, Any] | None = None,
+) -> Config:
+    """A run of PPO on `ToyLevel`: 3 tasks of 3 iterations of 4 optimizer steps, two hidden layers of 8 units.
+
+    Args:
+        methods: Nodes by name, in order; none at all is allowed.
+        shared: One network for policy and value.
+        actions: ``discrete`` or ``continuous``.
+        network, agent: Values to change.
+    """
+    config = copy.deepcopy(_base())
+    config["env"] = {**_TOY, "actions": actions}
+    config["agent"] |= {**_AGENT, "shared_encoder": shared, **(agent or {})}
+    config["network"] |= {"hidden": [8, 8], **(network or {})}
+    config["method"] = {name: copy.deepcopy(dict(node)) for name, node in methods.items()}
+    return config
+
+
+def global_random_states() -> list[bytes]:
+    """State of the process-wide generators of torch, numpy and Python."""
+    numpy_state: Any = np.random.get_state()
+    return [
+        torch.get_rng_state().numpy().tobytes(),
+        numpy_state[1].tobytes() + str(numpy_state[2:]).encode(),
+        repr(random.getstate()).encode(),
+    ]
+
+
+@dataclass
+class Recording:
+    """What happened in a tiny run.
+
+    Attributes:
+        trainer: After the run.
+        outcome: ``finished`` or ``interrupted``.
+        initial: Copy of every tensor before the run.
+        iterations: Copy of every tensor after each iteration, interventions included.
+        learnt: For each iteration, the parameters before and after its optimizer steps.
+        overwritten: For each iteration, full names of the tensors written through the surgeon after the steps of
+            the previous one and before the end of this one.
+        moved: Names of the tensors whose storage or identity changed; must be empty.
+        draws: Whether a process-wide random generator was used; must be False.
+    """
+
+    trainer: Trainer
+    outcome: str
+    initial: Tensors
+    iterations: list[Tensors] = field(default_factory=list)
+    learnt: list[tuple[Tensors, Tensors]] = field(default_factory=list)
+    overwritten: list[set[str]] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    draws: bool = False
+
+    @property
+    def params(self) -> Tensors:
+        """The parameters at the end."""
+        return {k: v.detach() for k, v in self.trainer.learner.state.params.items()}
+
+
+class _After:
+    """Asks to stop once so many iterations are recorded."""
+
+    def __init__(self, iterations: list[Tensors], limit: int | None) -> None:
+        self._iterations, self._limit = iterations, limit
+
+    def is_set(self) -> bool:
+        return self._limit is not None and len(self._iterations) >= self._limit
+
+
+def clones(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Detached copies."""
+    return {k: v.detach().clone() for k, v in tensors.items()}
+
+
+def record(config: Config, *, folder: Path | None = None, stop_after: int | None = None) -> Recording:
+    """Train and record.
+
+    Args:
+        config: See `tiny_config`.
+        folder: Keep checkpoints there, and continue from the newest one.
+        stop_after: Interrupt after that many iterations (a task's last iteration is followed by one more).
+
+    Raises:
+        UserError: The configuration cannot work.
+    """
+    states = global_random_states()
+    parts = assemble_parts(config)
+    learner = parts.learner
+    iterations: list[Tensors] = []
+    trainer = Trainer(
+        level=parts.level,
+        learner=learner,
+        collector=parts.collector,
+        measurement=parts.measurement,
+        tracker=NullTracker(),
+        checkpoints=None if folder is None else Checkpoints(folder),
+        plan=parts.plan,
+        seed=int(config["seed"]),
+        save_every=float("inf"),
+        stop=_After(iterations, stop_after),
+        progress=lambda facts: end_iteration(),
+    )
+    result = Recording(trainer, "", clones(learner.state.tensors()), iterations)
+    writes: set[str] = set()
+    learn, write = learner.learn, learner.surgeon.write
+
+    def watched_learn(progress: float) -> int:
+        before = clones(learner.state.params)
+        count = learn(progress)
+        result.learnt.append((before, clones(learner.state.params)))
+        return count
+
+    def watched_write(name: str, *args: Any, **kwargs: Any) -> None:
+        writes.add(name)
+        write(name, *args, **kwargs)
+
+    def end_iteration() -> None:
+        iterations.append(clones(learner.state.tensors()))
+        result.overwritten.append(set(writes))
+        writes.clear()
+
+    learner.learn = watched_learn  # type: ignore[method-assign]
+    learner.surgeon.write = watched_write  # type: ignore[method-assign]
+    places = {k: (id(v), v.data_ptr()) for k, v in learner.state.tensors().items()}
+    result.outcome = trainer.fit()
+    now = {k: (id(v), v.data_ptr()) for k, v in learner.state.tensors().items()}
+    result.moved = sorted(k for k in places.keys() | now.keys() if places.get(k) != now.get(k))
+    result.draws = states != global_random_states()
+    return result
