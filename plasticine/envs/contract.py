@@ -249,6 +249,8 @@ def check_state(level: EnvLevel, *, before: int = 30, after: int = 60, seed: int
     spec, task = level.spec(), level.tasks()[-1]
     actions = scripted_actions(spec, before + after, seed)
     env = level.enter(task, seed)
+    env.reset()
+    # Not the first episode after entering, which a new environment would repeat without any state.
     current = env.reset().copy()
     if before:
         current = record(env, spec, actions[:before]).obs[-1]

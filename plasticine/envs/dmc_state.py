@@ -90,8 +90,6 @@ def restore_physics(model: mujoco.MjModel, data: mujoco.MjData, state: np.ndarra
     mujoco.mj_setState(model, data, np.asarray(state, dtype=np.float64), spec)
     # The first half of the next step was done before the state was taken: contacts, Jacobians, bias forces.
     mujoco.mj_forward(model, data)
-    # The forward pass replaced the solver's starting point, which is part of the state.
-    mujoco.mj_setState(model, data, np.asarray(state, dtype=np.float64), spec)
 
 
 def pack_random(random: np.random.RandomState) -> dict[str, Any]:

@@ -83,14 +83,13 @@ def test_environments_of_a_vector_are_independent_stock_environments():
     compare("pendulum", "swingup", steps=60, num_envs=3)
 
 
-def test_actions_beyond_the_bounds_are_clipped():
+@pytest.mark.parametrize(("action", "applied"), [(7.5, 1.0), (-7.5, -1.0), (0.25, 0.25)])
+def test_actions_beyond_the_bounds_are_clipped(action, applied):
     found = level("standard_dmc", domain="cartpole", task="swingup")
-    outcomes = []
-    for action in (1.0, 7.5):
-        env = found.enter(found.tasks()[0], 0)
-        env.reset()
-        outcomes.append(record(env, found.spec(), np.full((5, 1, 1), action, dtype=np.float32)))
-    assert outcomes[0].same(outcomes[1])
+    env = found.enter(found.tasks()[0], 0)
+    env.reset()
+    env.step(np.full((1, 1), action, dtype=np.float32))
+    assert env._sims[0].physics.data.ctrl[0] == applied
 
 
 def test_return_of_an_episode_is_the_sum_of_raw_rewards():

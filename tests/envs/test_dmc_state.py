@@ -87,6 +87,22 @@ def test_the_random_state_of_the_task_is_part_of_the_state():
     assert np.array_equal(following, env.reset())
 
 
+def test_numbers_of_the_task_are_part_of_the_state():
+    found = level("standard_dmc", domain="walker", task="walk")
+    env, other = (found.enter(found.tasks()[0], 0) for _ in range(2))
+    env.reset()
+    env._sims[0].task._move_speed = np.float64(3.5)
+    env._sims[0].task._started = True
+    other.reset()
+    other._sims[0].task._leftover = 1
+    other.load_state(env.state())
+    attributes = vars(other._sims[0].task)
+    assert attributes["_move_speed"] == 3.5
+    assert type(attributes["_move_speed"]) is np.float64
+    assert attributes["_started"] is True
+    assert "_leftover" not in attributes
+
+
 def test_a_state_of_another_number_of_environments_is_refused():
     one, two = (level("standard_dmc", domain="pendulum", task="swingup", num_envs=n) for n in (1, 2))
     env = one.enter(one.tasks()[0], 0)
