@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from plasticine.compose import build_methods
+from plasticine.compose import assemble_parts, build_methods
 from plasticine.core.learner import Learner
 from plasticine.core.method import Method
 from plasticine.errors import UserError
@@ -69,15 +69,19 @@ def check_method(
         _check_neutral(nodes, classes, variant, where)
 
 
-def check_pair(first: str, second: str) -> str:
-    """Train with two methods, in this order; return "" or why they were refused.
+def check_pair(first: str, second: str, *, train: bool = True) -> str:
+    """Build a learner with two methods, in this order, and `train` it; return "" or why they were refused.
 
     Raises:
         AssertionError: They neither train to finite values nor refuse each other with a `UserError`.
     """
     nodes = _eager({**method_nodes_cached(first), **method_nodes_cached(second)})
+    config = _config(nodes, "shared")
     try:
-        run = record(_config(nodes, "shared"), stop_after=3)
+        if not train:
+            assemble_parts(config)
+            return ""
+        run = record(config, stop_after=3)
     except UserError as refusal:
         return refusal.what
     _check_finite(run, f"{first}+{second}")
