@@ -27,6 +27,7 @@ __all__ = ["Push", "RunFollower", "Store"]
 
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 _BATCH = 1000  # MLflow's limit for one call
+_WIDEST_LINE = 100  # about: a longer one is cut in two calls
 _SAVE_EVERY_LINES = 5000
 
 
@@ -195,7 +196,7 @@ class RunFollower:
                 state.step = max(state.step, entry["s"])
             switched |= self._note_event(entry, end)
             state.offset, state.time = end, entry["t"]
-            if len(points) >= _BATCH // 2 or lines % _SAVE_EVERY_LINES == 0:
+            if len(points) + _WIDEST_LINE > _BATCH or lines % _SAVE_EVERY_LINES == 0:
                 self._send(store, state, points)
                 points = []
                 if clock() > deadline:
