@@ -7,10 +7,18 @@ import os
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = ("conf", "launchers", "sweeps")
@@ -120,3 +128,39 @@ def test_an_installed_wheel_helps(installed: Path, tmp_path: Path) -> None:
         if path.suffix == ".yaml" and path.parts[0] == "conf" and path.parts[1] == "method":
             assert path.stem in text
     assert "doctor" in quiet(installed / "plasticine", "--help", cwd=tmp_path)
+
+
+# -- pinned versions -----------------------------------------------------------------------------------------
+def pins(python: str) -> dict[str, str]:
+    """Return ``{normalised name: version}`` of constraints.txt for a Python version."""
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            requirement = Requirement(line)  # refuses options, paths and editable lines
+            assert requirement.url is None, line
+            (exact,) = requirement.specifier
+            assert exact.operator == "==", line
+            if requirement.marker is None or requirement.marker.evaluate({"python_version": python}):
+                found[canonicalize_name(requirement.name)] = exact.version
+    return found
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
+def test_every_requirement_is_pinned_within_its_range(python: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pinned = pins(python)
+    for line in [
+        *project["dependencies"],
+        *project["optional-dependencies"]["dmc"],
+        *project["optional-dependencies"]["dev"],
+    ]:
+        requirement = Requirement(line)
+        version = pinned[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{line} against {version}"
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    here = pins(f"{sys.version_info.major}.{sys.version_info.minor}")
+    installed = {canonicalize_name(d.metadata["Name"]): d.version.partition("+")[0] for d in distributions()}
+    assert len(set(here) & set(installed)) > 50
+    assert {n: v for n, v in installed.items() if here.get(n, v) != v} == {}
