@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -52,10 +53,15 @@ def gpu_names() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
+    return [str(index) for index in range(_installed_gpus())]
+
+
+@functools.cache
+def _installed_gpus() -> int:
     if shutil.which("nvidia-smi") is None:
-        return []
+        return 0
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    return [str(index) for index, line in enumerate(x for x in listing.splitlines() if x.startswith("GPU "))]
+    return sum(line.startswith("GPU ") for line in listing.splitlines())
 
 
 def pool_size(config: dict[str, Any], runs: int) -> int:

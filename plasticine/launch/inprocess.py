@@ -41,7 +41,7 @@ class InProcess:
         Raises:
             UserError: A cell cannot work.
         """
-        return {cell: inspect(job.config) for cell, job in cells.items() if not self._interrupt.is_set()}
+        return {cell: inspect(job.config) for cell, job in cells.items()}
 
     def run(
         self, jobs: Sequence[Job], facts: Mapping[str, dict[str, Any]], begun: Callable[[Job], None]

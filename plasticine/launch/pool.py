@@ -46,7 +46,7 @@ class Pool:
             self._spawn(slot, job)
 
     def check(self, cells: Mapping[str, Job]) -> dict[str, Facts]:
-        """Check one job of each cell; returns facts by cell, fewer of them if interrupted.
+        """Check one job of each cell; returns facts by cell.
 
         Raises:
             UserError: The first cell (in order) that cannot work.
@@ -55,7 +55,7 @@ class Pool:
         waiting = collections.deque(cells)
         facts: dict[str, Facts] = {}
         refused: dict[str, UserError] = {}
-        while not self._interrupt.is_set():
+        while True:
             for worker in self._workers.values():
                 if worker.idle and waiting and not refused:
                     worker.checking = waiting.popleft()

@@ -102,8 +102,7 @@ def _carry_out(
             backend.start(todo)
             cells = {job.cell: job for job in reversed(todo)}
             facts = backend.check({job.cell: cells[job.cell] for job in todo})
-            if not interrupt.is_set():
-                _run(backend, todo, facts, forwarding, display)
+            _run(backend, todo, facts, forwarding, display, interrupt)
             backend.close()
             forwarding.finish(display, _INTERRUPTED_FINISH if interrupt.is_set() else None)
         except KeyboardInterrupt:
@@ -120,13 +119,14 @@ def _run(
     facts: dict[str, dict[str, Any]],
     forwarding: Forwarding,
     display: Display,
+    interrupt: Interrupt,
 ) -> None:
     def begun(job: Job) -> None:
         forwarding.follow(job)
         display.began(job)
 
     forwarding.open(display)
-    with display:
+    with display, interrupt.orderly():
         backend.run(todo, facts, begun)
 
 

@@ -4,7 +4,9 @@ import time
 
 import pytest
 
+from plasticine import paths
 from plasticine.cell import cell_id, method_label
+from plasticine.errors import UserError
 
 
 def seeds(result):
@@ -104,11 +106,11 @@ def test_a_whole_number_may_be_written_with_an_exponent(cli):
 
 
 def test_a_thousand_seeds_compose_in_seconds(cli):
-    start = time.perf_counter()
+    start = time.process_time()
     result = cli("-m method=vanilla,squeeze seed=0-499")
     assert len(result.configs) == 1000
     assert len(set(result.dirs)) == 1000
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_configuration_that_uses_the_seed_is_composed_for_each(cli):
@@ -130,3 +132,23 @@ def test_help_lists_groups_and_outside_options(cli):
     for word in ("[vanilla]", "squeeze", "[classic]", "seed=0-9", "--config-dir", "sweep"):
         assert word in result.out
     assert "squeeze" not in cli("--help", config_dir=False).out
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (paths.config_dirs()[2] / "sweep").glob("*.yaml"))
+)
+def test_shipped_sweeps_compose(cli, name):
+    result = cli(f"sweep={name}", config_dir=False)
+    assert result.code == 0, result.err
+    assert len(set(result.dirs)) == len(result.dirs) > 1
+
+
+def test_an_installed_package_brings_its_own_yaml_files(tmp_path, monkeypatch):
+    package = tmp_path / "site" / "plasticine"
+    (package / "_data" / "conf").mkdir(parents=True)
+    (package / "_data" / "conf" / "run.yaml").touch()
+    monkeypatch.setattr(paths, "_PACKAGE", package)
+    assert paths.config_dirs() == tuple(package / "_data" / name for name in ("conf", "launchers", "sweeps"))
+    (package / "_data" / "conf" / "run.yaml").unlink()
+    with pytest.raises(UserError, match=r"no conf/run\.yaml"):
+        paths.config_root()

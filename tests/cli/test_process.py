@@ -1,9 +1,9 @@
 """The command as a process of its own."""
 
 import os
+import resource
 import subprocess
 import sys
-import time
 
 
 def plasticine_run(folder, *words, **variables):
@@ -13,12 +13,18 @@ def plasticine_run(folder, *words, **variables):
     )  # fmt: skip
 
 
+def processor_seconds() -> float:
+    """Time used by processes that have ended: unlike wall time, it does not depend on what else runs here."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_quick_and_imports_nothing_heavy(tmp_path):
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = processor_seconds()
         done = plasticine_run(tmp_path, "--help")
-        times.append(time.perf_counter() - start)
+        times.append(processor_seconds() - start)
     assert done.returncode == 0
     assert "usage: plasticine-run" in done.stdout
     imported = {

@@ -88,3 +88,21 @@ def test_a_worker_killed_from_outside_costs_one_run_only(launcher):
     assert "killed by signal 9 (out of memory?)" in out
     assert sorted(launcher.states().values()) == ["failed", "finished", "finished"]
     assert status(first)["state"] == "failed"
+
+
+def test_a_signal_before_the_first_run_ends_at_once(launcher):
+    process = launcher.start("-m", "seed=0-1", "launcher.workers=2")
+    end = time.monotonic() + 60
+    while len(children(process.pid)) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    code, out, err = launcher.wait(process)
+    assert code == 130, out + err
+    assert "Traceback" not in out + err
+    assert list(launcher.folder.iterdir()) == []
+    end = time.monotonic() + 10
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < end, "workers outlive the launch"
+        time.sleep(0.05)

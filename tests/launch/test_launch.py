@@ -63,3 +63,13 @@ def test_training_goes_on_when_mlflow_is_out_of_reach(launcher):
     assert "out of reach" in out
     assert "plasticine sync" in out
     assert launcher.states() == {"none/1": "finished"}
+
+
+def test_a_stock_launcher_of_hydra_runs_the_same_jobs(launcher):
+    code, out, err = launcher("-m", "hydra/launcher=basic", "seed=0-1")
+    assert code == 0, out + err
+    assert launcher.states() == {"none/0": "finished", "none/1": "finished"}
+    assert [path.name for path in launcher.folder.iterdir()] == ["runs"]
+    code, out, err = launcher("-m", "hydra/launcher=basic", "env.fault=raise")
+    assert code == 1
+    assert "a run failed" in err
