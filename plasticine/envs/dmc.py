@@ -6,10 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, NormalizerOnSwitch, Task, VecEnv
-from plasticine.envs.dmc_sim import DmcSim
 from plasticine.envs.dmc_suite import check_task
 from plasticine.envs.dmc_vec import DmcVecEnv
 from plasticine.envs.stream import build_stream, check_count, draw_values
@@ -24,9 +21,9 @@ PROPERTIES = ("friction", "gravity", "body_mass", "actuator_gain")
 @functools.cache
 def _spaces(domain: str, task: str) -> tuple[int, ActionSpec, int | None]:
     """(observation size, actions, time limit) of a task, found by building it once in this process."""
-    sim = DmcSim(domain=domain, task=task, seed=np.random.SeedSequence(0), dynamics=None)
-    found = (sim.reset().size, sim.action_spec(), sim.max_episode_steps)
-    sim.close()
+    env = DmcVecEnv(domain=domain, task=task, num_envs=1, seed=0, dynamics=None)
+    found = (env.reset().shape[1], env.action_spec(), env.max_episode_steps)
+    env.close()
     return found
 
 

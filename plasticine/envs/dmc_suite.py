@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -19,8 +20,7 @@ from plasticine.errors import UserError, nearest
 __all__ = ["can_render", "check_task", "load_task", "require_suite"]
 
 _INSTALL = "pip install 'plasticine[dmc]'"
-# Compiled models kept in memory: the tasks of the largest domain (dog takes a second to compile).
-_MODELS_KEPT = 8
+_last_compiled: dict[bytes, Any] = {}  # at most one, by the digest of its XML and assets
 # Values of MUJOCO_GL that switch rendering off.
 _NO_RENDERER = ("disable", "disabled", "off", "false", "0")
 
@@ -76,15 +76,21 @@ def can_render() -> bool:
     return os.environ.get("MUJOCO_GL", "").lower() not in _NO_RENDERER
 
 
-@functools.lru_cache(maxsize=_MODELS_KEPT)
-def _compile(xml: bytes | str, assets: tuple[tuple[str, bytes], ...] | None) -> Any:
-    wrapper = importlib.import_module("dm_control.mujoco.wrapper")
-    return wrapper.MjModel.from_xml_string(xml, assets=None if assets is None else dict(assets))
-
-
 def _from_xml_string(cls: Any, xml_string: bytes | str, assets: dict[str, bytes] | None = None) -> Any:
-    """Stand in for ``Physics.from_xml_string``: the same model, compiled once and copied."""
-    return cls.from_model(_compile(xml_string, None if assets is None else tuple(assets.items())).copy())
+    """Stand in for ``Physics.from_xml_string``: the same model, copied if it was the last one compiled.
+
+    The environments of a vector, and tasks that differ only in their reward, then share one compilation. Only
+    the last model is kept, because a dog takes 70 MB.
+    """
+    wrapper = importlib.import_module("dm_control.mujoco.wrapper")
+    digest = hashlib.blake2b(xml_string.encode() if isinstance(xml_string, str) else xml_string)
+    for name in sorted(assets or {}):
+        digest.update(name.encode() + b"\0" + (assets or {})[name])
+    key = digest.digest()
+    if key not in _last_compiled:
+        _last_compiled.clear()
+        _last_compiled[key] = wrapper.MjModel.from_xml_string(xml_string, assets=assets)
+    return cls.from_model(_last_compiled[key].copy())
 
 
 @functools.cache

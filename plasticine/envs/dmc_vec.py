@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any, ClassVar
 
 import numpy as np
 
-from plasticine.core.env import Array, StepOut, VecEnv
+from plasticine.core.env import ActionSpec, Array, StepOut, VecEnv
 from plasticine.envs.dmc_sim import DmcSim, Dynamics
 from plasticine.envs.dmc_suite import can_render
 
@@ -38,6 +39,15 @@ class DmcVecEnv(VecEnv):
         self._low, self._high = self._sims[0].low, self._sims[0].high
         self._actions = np.empty((num_envs, len(self._low)), dtype=np.float64)
         self._obs: Array | None = None
+
+    @property
+    def max_episode_steps(self) -> int | None:
+        """Steps until an episode is truncated, ``None`` if the task has no time limit."""
+        return self._sims[0].max_episode_steps
+
+    def action_spec(self) -> ActionSpec:
+        """Describe the actuators."""
+        return self._sims[0].action_spec()
 
     def reset(self) -> Array:
         """Start new episodes everywhere; observations [num_envs, d] float32."""
@@ -107,3 +117,6 @@ class DmcVecEnv(VecEnv):
         """Free the simulators."""
         for sim in self._sims:
             sim.close()
+        self._sims.clear()
+        # dm_control's index classes hold the native memory in reference cycles: up to 100 MB a simulation.
+        gc.collect()
