@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ NOT_SEMANTIC = frozenset(
     {"study", "seed", "runs_dir", "tracker", "compute", "launcher", "sweep", "checkpoint", "hydra"}
 )
 
-#: Keys of an environment level that name its domain, in the order they are looked up.
+#: Keys of an environment level that name what it simulates; those that hold text are joined.
 _DOMAIN_KEYS = ("domain", "game", "env_id", "task")
 
 
@@ -91,15 +92,15 @@ def method_label(config: Config) -> str:
 
 
 def agent_name(config: Config) -> str:
-    """Return the module that implements the agent, e.g. ``ppo``."""
-    return _module(config["agent"])
+    """Return the name of the agent's class as one writes it in YAML, e.g. ``ppo``."""
+    return _class_name(config["agent"])
 
 
 def env_name(config: Config) -> str:
     """Return ``<level>/<domain>`` as far as the configuration tells, e.g. ``continual_dmc/quadruped``."""
     env = config["env"]
-    domain = next((env[key] for key in _DOMAIN_KEYS if isinstance(env.get(key), str)), None)
-    return f"{_module(env)}/{domain}" if domain else _module(env)
+    domain = "-".join(env[key] for key in _DOMAIN_KEYS if isinstance(env.get(key), str))
+    return f"{_class_name(env)}/{domain}" if domain else _class_name(env)
 
 
 def run_dir(config: Config, launch_dir: Path) -> Path:
@@ -109,7 +110,7 @@ def run_dir(config: Config, launch_dir: Path) -> Path:
     return Path(launch_dir, config["runs_dir"]).absolute() / config["study"] / cell / f"seed={config['seed']}"
 
 
-def _module(node: Mapping[str, Any]) -> str:
-    """Return the last module of a target: ``plasticine.agents.ppo.PPO`` is ``ppo``."""
-    parts = str(node["_target_"]).split(".")
-    return parts[-2] if len(parts) > 1 else parts[-1].lower()
+def _class_name(node: Mapping[str, Any]) -> str:
+    """Return the class of a target in snake case: ``PPO`` is ``ppo``, ``ContinualDMC`` is ``continual_dmc``."""
+    name = str(node["_target_"]).rpartition(".")[2]
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from plasticine import paths
-from plasticine.cell import cell_id, method_label
+from plasticine.cell import agent_name, cell_id, env_name, method_label
 from plasticine.errors import UserError
 
 
@@ -152,3 +152,23 @@ def test_an_installed_package_brings_its_own_yaml_files(tmp_path, monkeypatch):
     (package / "_data" / "conf" / "run.yaml").unlink()
     with pytest.raises(UserError, match=r"no conf/run\.yaml"):
         paths.config_root()
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("a.ppo.PPO", "ppo"),
+        ("a.q.RainbowDQN", "rainbow_dqn"),
+        ("a.b.PPOLagrange", "ppo_lagrange"),
+        ("a.C51", "c51"),
+    ],
+)
+def test_agents_are_called_after_their_class(target, name):
+    assert agent_name({"agent": {"_target_": target}}) == name
+
+
+def test_levels_that_share_a_module_have_different_names():
+    for target, name in (("x.dmc.ContinualDmc", "continual_dmc"), ("x.dmc.StandardDmc", "standard_dmc")):
+        assert env_name({"env": {"_target_": target, "domain": "dog"}}) == f"{name}/dog"
+        assert env_name({"env": {"_target_": target, "domain": "dog", "task": "walk"}}) == f"{name}/dog-walk"
+        assert env_name({"env": {"_target_": target}}) == name
