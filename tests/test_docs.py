@@ -160,7 +160,7 @@ def test_make_targets_exist() -> None:
 # -- examples ------------------------------------------------------------------------------------------------
 def test_the_example_method_runs(tmp_path: Path) -> None:
     lines = example(tmp_path)
-    assert len(lines) == 2
+    assert len(lines) == 3
     for line in lines:
         done = run(line, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -185,6 +185,16 @@ def test_the_short_example_of_the_readme_shrinks() -> None:
     params = {"actor/body.0.weight": torch.full((2, 2), 4.0)}
     method.after_step(params, {}, torch.Generator())
     assert params["actor/body.0.weight"].eq(3.0).all()
+
+
+def test_the_example_in_python_trains(tmp_path: Path) -> None:
+    (block,) = [b for b in blocks(ROOT / "docs" / "config.md") if b.info == ("python",)]
+    done = subprocess.run(
+        [sys.executable, "-c", block.text], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[0]) > 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_pandas_example_reads_a_record(tmp_path: Path) -> None:
