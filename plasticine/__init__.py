@@ -22,7 +22,7 @@ _PUBLIC = {
     "make": "plasticine.api",
 }
 
-__all__ = ["Agent", "EnvLevel", "Method", "Metric", "UserError", "configure", "make"]  # noqa: F822 - see __getattr__
+__all__ = ["Agent", "EnvLevel", "Method", "Metric", "UserError", "configure", "make"]
 
 
 def __getattr__(name: str) -> Any:

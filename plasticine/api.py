@@ -64,4 +64,3 @@ def make(*overrides: str, config_dir: str | Path | None = None) -> Trainer:
 
 def _silent(facts: dict[str, Any]) -> None:
     pass
-

@@ -158,12 +158,9 @@ def test_yaml_and_constructor_have_the_same_parameters(case):
 def test_every_method_class_has_a_yaml_and_a_docstring():
     used = {c[1]["_target_"] for c in targets() if c[0].startswith("method/")}
     for path in sorted((PACKAGE / "methods").glob("*.py")):
-        module = _locate(f"plasticine.methods.{path.stem}.__name__", "method")
-        del module
-        for name, cls in inspect.getmembers(
-            sys.modules.get(f"plasticine.methods.{path.stem}"), inspect.isclass
-        ):
-            if issubclass(cls, Method) and cls.__module__ == f"plasticine.methods.{path.stem}":
+        module = importlib.import_module(f"plasticine.methods.{path.stem}")
+        for name, cls in inspect.getmembers(module, inspect.isclass):
+            if issubclass(cls, Method) and cls.__module__ == module.__name__:
                 assert f"{cls.__module__}.{name}" in used, name
                 assert cls.__doc__
 
@@ -198,9 +195,11 @@ def test_public_surface_is_frozen():
         "check",
         "edit_network",
         "edit_optimizer",
+        "firings",
         "init",
         "intervene",
         "loss_term",
+        "reaches",
         "select",
         "touches",
         "wrap_grad",

@@ -24,6 +24,14 @@ def changed(path: str, value):
     return cfg
 
 
+VANILLA = {"_target_": "plasticine.methods.vanilla.Vanilla", "scope": ["*"], "when": []}
+RDU = {"_target_": "plasticine.metrics.units.DormantUnits", "tua": 0.1, "aggregate": "total"}
+
+
+def without(node, key):
+    return {k: v for k, v in node.items() if k != key}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -42,11 +50,11 @@ def changed(path: str, value):
         ("network.act", "reluu", "did you mean 'relu'"),
         ("env.steps_per_task", 10, "lasts 10 env steps, less than one iteration of 64"),
         ("env.domain", "cartpol", "cartpole"),
-        ("method", {"vanilla": {"_target_": "plasticine.methods.vanilla.Vanilla", "scope": ["aktor/*"], "when": []}}, "matches no parameter"),
-        ("method", {"vanilla": {"_target_": "plasticine.methods.vanilla.Vanilla", "scope": ["*"], "when": {"on": "task_end"}}}, "does not act on a schedule"),
-        ("method", {"vanilla": {"_target_": "plasticine.methods.vanilla.Vanilla", "scope": ["*"]}}, "method.vanilla.when is missing"),
+        ("method", {"vanilla": {**VANILLA, "scope": ["aktor/*"]}}, "matches no parameter"),
+        ("method", {"vanilla": {**VANILLA, "when": {"on": "task_end"}}}, "does not act on a schedule"),
+        ("method", {"vanilla": without(VANILLA, "when")}, "method.vanilla.when is missing"),
         ("compute.device", "quantum", "is not a device"),
-        ("metrics.set", {"rdu": {"_target_": "plasticine.metrics.units.DormantUnits", "tua": 0.1, "aggregate": "total"}}, "did you mean 'tau'"),
+        ("metrics.set", {"rdu": RDU}, "did you mean 'tau'"),
     ],
 )  # fmt: skip
 def test_impossible_configurations_are_refused(path, value, message):

@@ -106,26 +106,34 @@ class TracOptimizer(Optimizer):
         self._last = torch.cat([p.detach().reshape(-1) for p in self._params])
         self._reference = self._last.clone()
         self._path = torch.zeros_like(self._last)
-        self._views = {
-            what: [v.view_as(p) for v, p in zip(row.split(sizes), self._params, strict=True)]
-            for what, row in (("path", self._path), ("reference", self._reference), ("last", self._last))
-        }
+        self._here, self._work = torch.empty_like(self._last), torch.empty_like(self._last)
+
+        def views(row: Tensor) -> list[Tensor]:
+            return [v.view_as(p) for v, p in zip(row.split(sizes), self._params, strict=True)]
+
+        rows = {"path": self._path, "reference": self._reference, "last": self._last}
+        self._views = {what: views(row) for what, row in rows.items()}
+        self._here_views, self._work_views = views(self._here), views(self._work)
         self._betas = torch.tensor(self._decays, dtype=torch.float64, device=device)
         self._variance = torch.zeros_like(self._betas)
         self._sigma = torch.full_like(self._betas, 1e-8)
-        own = {f"trac_{w}/{n}": views[i] for w, views in self._views.items() for n, i in self._index.items()}
+        own = {f"trac_{w}/{n}": v[i] for w, v in self._views.items() for n, i in self._index.items()}
         return {**state, **own, "trac_variance": self._variance, "trac_sigma": self._sigma}
 
     def step(self, grads: Sequence[Tensor], lr: float) -> None:
         """One step of the base optimizer, added to the path; then the walk."""
-        here = torch.cat([p.detach().reshape(-1) for p in self._params])
-        self._reference.add_(here - self._last)
-        h = torch.dot(self._path, torch.cat([grads[i].reshape(-1) for i in self._rows]))
+        # All in memory allocated once: fresh memory of this size costs more than the arithmetic.
+        here, work, last = self._here, self._work, self._last
+        torch._foreach_copy_(self._here_views, self._params)
+        self._reference.add_(torch.sub(here, last, out=work))
+        torch._foreach_copy_(self._work_views, [grads[i] for i in self._rows])
+        h = torch.dot(self._path, work)
         self._base.step(grads, lr)
-        self._path.add_(torch.cat([p.detach().reshape(-1) for p in self._params]).sub_(here))
+        torch._foreach_copy_(self._views["last"], self._params)
+        self._path.add_(last.sub_(here))
         scale = path_scale(h, self._variance, self._sigma, self._betas, start=self._start, eps=self._eps)
-        torch.mul(self._path, scale.to(self._path.dtype), out=self._last)
-        self._last.add_(self._reference)
+        torch.mul(self._path, scale.to(self._path.dtype), out=last)
+        last.add_(self._reference)
         torch._foreach_copy_(self._params, self._views["last"])
 
     def overwritten(self, name: str, mask: Tensor | None, *, moments: bool) -> None:

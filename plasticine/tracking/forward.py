@@ -198,9 +198,11 @@ def _one_line(error: Exception) -> str:
 
 def _read_commands(commands: queue.SimpleQueue[dict[str, Any] | None]) -> None:
     """Read stdin to its end; in a thread, so that a launcher never waits for a slow store."""
-    for line in sys.stdin:
-        commands.put(json.loads(line))
-    commands.put(None)
+    try:
+        for line in sys.stdin:
+            commands.put(json.loads(line))
+    finally:  # also when a launcher that was killed has left half a command
+        commands.put(None)
 
 
 def _waiting(commands: queue.SimpleQueue[dict[str, Any] | None]) -> Iterator[dict[str, Any] | None]:

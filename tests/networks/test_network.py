@@ -154,7 +154,7 @@ def test_slot_conflicts_are_loud_and_agreement_is_fine():
     spec = SPECS["mlp"].set_hidden("crelu", act="crelu")
     assert all(layer.act == "crelu" for layer in spec.body)
     assert spec.set_hidden("other", act="crelu").body == spec.set_hidden("other", act="crelu").body
-    with pytest.raises(SlotConflict, match="'crelu' and 'fourier' both set 'act' of n/body.0"):
+    with pytest.raises(SlotConflict, match=r"'crelu' and 'fourier' both set 'act' of n/body\.0"):
         spec.set_hidden("fourier", act="fourier")
     assert spec.set_hidden("layer_norm", norm="layer_norm").body[0].act == "crelu"
 

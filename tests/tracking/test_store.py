@@ -88,8 +88,8 @@ def test_a_deleted_experiment_is_explained(launch):
         prepare_store(uri, "gone", artifact_root(uri, launch, "gone"))
 
 
-def test_no_telemetry():
-    script = "from plasticine.tracking.store import connect; import os; connect('sqlite:///x'); "
+def test_no_telemetry(tmp_path):
+    script = f"from plasticine.tracking.store import connect; import os; connect('sqlite:///{tmp_path}/x'); "
     script += "from mlflow.telemetry.utils import is_telemetry_disabled; assert is_telemetry_disabled()"
     # Nothing else in the environment may switch it off: MLflow knows CI services and pytest.
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
