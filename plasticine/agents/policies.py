@@ -1,4 +1,4 @@
-"""Action distributions as functions: sample from given noise, log-probability, entropy."""
+"""Action distributions as functions: noise to sample with, and log-probability."""
 
 from __future__ import annotations
 
@@ -30,11 +30,6 @@ class DiagonalGaussian:
         z = (action - mean) * torch.exp(-log_std)
         return -0.5 * z.square().sum(-1) - log_std.sum() - mean.shape[-1] * _HALF_LOG_2PI
 
-    @staticmethod
-    def entropy(log_std: Tensor) -> Tensor:
-        """Differential entropy in nats (may be negative), the same in every state: 0-d."""
-        return log_std.sum() + log_std.shape[0] * (0.5 + _HALF_LOG_2PI)
-
 
 class Categorical:
     """A distribution over n actions given by logits [batch, n]."""
@@ -46,7 +41,6 @@ class Categorical:
         return -exponential.clamp_(min=1e-30).log_()
 
     @staticmethod
-    def log_prob_and_entropy(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """ln softmax(logits)[action] [batch], and the entropy in nats [batch]."""
-        log_p = torch.log_softmax(logits, dim=-1)
-        return log_p.gather(-1, action[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
+    def log_prob(logits: Tensor, action: Tensor) -> Tensor:
+        """ln softmax(logits)[action]: [n, k], [n] -> [n]."""
+        return torch.log_softmax(logits, dim=-1).gather(-1, action[:, None]).squeeze(-1)

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from plasticine.agents.gae import advantages
 from plasticine.agents.policies import Categorical, DiagonalGaussian
+from plasticine.agents.surrogate import AUX, Coefficients, surrogate
 from plasticine.core.agent import Agent, Phase
 from plasticine.core.env import EnvSpec, StepOut
 from plasticine.core.noise import Streams
@@ -25,7 +26,6 @@ from plasticine.networks.spec import HeadSpec, LayerSpec, NetSpec
 
 __all__ = ["PPO", "Minibatch"]
 
-_AUX = ("policy_loss", "value_loss", "policy_entropy", "approx_kl", "clip_fraction")
 #: Observations per forward pass when a whole rollout is evaluated.
 _CHUNK = 4096
 
@@ -141,7 +141,7 @@ class PPO(Agent):
     def phases(self) -> tuple[Phase, ...]:
         """One phase trains everything."""
         adam = Adam(betas=self.adam_betas, eps=self.adam_eps)
-        return (Phase("update", tuple(dict.fromkeys(self._names())), adam, self.max_grad_norm, _AUX),)
+        return (Phase("update", tuple(dict.fromkeys(self._names())), adam, self.max_grad_norm, AUX),)
 
     def updates_per_iteration(self, env: EnvSpec) -> int:
         """Every epoch takes one step per minibatch."""
@@ -164,6 +164,7 @@ class PPO(Agent):
         self._rollout = Rollout(env, self.collect_steps)
         self._scale = 1.0 / 255.0 if env.obs_dtype == "uint8" else None
         self._on_host = device.type == "cpu"
+        self._coefficients = Coefficients(self.clip, self.clip_value_loss, self.value_coef, self.entropy_coef)
         self._explained_variance = float("nan")
         self._data: Minibatch | None = None
 
@@ -242,16 +243,13 @@ class PPO(Agent):
             out = self._actor(x)
             value = out["value"] if self.shared_encoder else self._critic(x)["value"]
             values.append(value.squeeze(-1))
-            log_probs.append(self._log_prob(out["policy"], a)[0])
+            log_probs.append(self._log_prob(out["policy"], a))
         return torch.cat(values), torch.cat(log_probs)
 
-    def _log_prob(self, policy: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def _log_prob(self, policy: Tensor, actions: Tensor) -> Tensor:
         if self._log_std is None:
-            log_prob, entropy = Categorical.log_prob_and_entropy(policy, actions)
-            return log_prob, entropy.mean()
-        return DiagonalGaussian.log_prob(policy, self._log_std, actions), DiagonalGaussian.entropy(
-            self._log_std
-        )
+            return Categorical.log_prob(policy, actions)
+        return DiagonalGaussian.log_prob(policy, self._log_std, actions)
 
     def batches(self, progress: float) -> Iterator[tuple[str, float, Minibatch]]:
         """Every epoch: a new permutation of the rollout, cut into minibatches."""
@@ -270,24 +268,8 @@ class PPO(Agent):
     def loss(self, phase: str, batch: Minibatch) -> tuple[Tensor, Sequence[Tensor]]:
         """Clipped surrogate + value loss - entropy bonus."""
         out = self._actor(batch.obs)
-        value = (out["value"] if self.shared_encoder else self._critic(batch.obs)["value"]).squeeze(-1)
-        log_prob, entropy = self._log_prob(out["policy"], batch.actions)
-        log_ratio = log_prob - batch.log_probs
-        ratio = log_ratio.exp()
-        adv = batch.advantages
-        clipped = ratio.clamp(1.0 - self.clip, 1.0 + self.clip)
-        policy_loss = -torch.minimum(adv * ratio, adv * clipped).mean()
-        error = (value - batch.returns).square()
-        if self.clip_value_loss:
-            near = batch.values + (value - batch.values).clamp(-self.clip, self.clip)
-            error = torch.maximum(error, (near - batch.returns).square())
-        value_loss = 0.5 * error.mean()
-        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
-        with torch.no_grad():
-            approx_kl = (ratio - 1.0 - log_ratio).mean()
-            clip_fraction = (clipped != ratio).float().mean()
-        aux = (policy_loss.detach(), value_loss.detach(), entropy.detach(), approx_kl, clip_fraction)
-        return loss, aux
+        value = out["value"] if self.shared_encoder else self._critic(batch.obs)["value"]
+        return surrogate(out["policy"], self._log_std, value, *batch[1:], self._coefficients)
 
     # -- looking ---------------------------------------------------------------------------------------------
     def probe_inputs(self, count: int, generator: Generator) -> Mapping[str, Tensor]:

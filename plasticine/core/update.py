@@ -74,6 +74,7 @@ def assemble(
         if overrides(m, "after_step") and (inside := m.select(params))
     ]
     limit = phase.max_grad_norm
+    clip_buffer = [torch.empty_like(t, requires_grad=False) for t in tensors]
     step, after_update, name = optimizer.step, agent.after_update, phase.name
 
     def update(batch: Any, lr: float) -> None:
@@ -82,8 +83,10 @@ def assemble(
         with torch.no_grad():
             if limit is not None:
                 clipped = global_norm(grads) if wrapped else norm
-                # Not in place: a gradient may be an expanded view of a single number.
-                grads = torch._foreach_mul(list(grads), torch.clamp(limit / (clipped + 1e-6), max=1.0))
+                # Into memory of our own: a gradient may be an expanded view, or shared by two parameters.
+                torch._foreach_copy_(clip_buffer, list(grads))
+                torch._foreach_mul_(clip_buffer, torch.clamp(limit / (clipped + 1e-6), max=1.0))
+                grads = clip_buffer
             else:
                 grads = [g.contiguous() for g in grads]
             step(grads, lr)

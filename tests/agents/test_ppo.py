@@ -10,6 +10,7 @@ import torch
 
 from plasticine.agents.policies import Categorical
 from plasticine.agents.ppo import PPO, Minibatch
+from plasticine.agents.surrogate import Coefficients, surrogate
 from plasticine.core.env import ActionSpec, EnvSpec, StepOut
 from plasticine.core.learner import Learner
 from plasticine.core.noise import Streams
@@ -251,3 +252,40 @@ def test_too_many_minibatches_are_refused():
     agent = make_agent(num_minibatches=13)
     with pytest.raises(UserError, match="cannot be split into 13 minibatches"):
         make_learner(agent, "discrete")
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+@pytest.mark.parametrize("clip_value", [False, True])
+@pytest.mark.parametrize("entropy", [0.0, 0.05])
+def test_closed_form_gradient_equals_automatic_differentiation(kind, clip_value, entropy):
+    """Every branch occurs: ratios inside and outside the range with advantages of both signs, values too."""
+    g = torch.Generator().manual_seed(5)
+    n, k = 200, 4
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    policy, value = draw(n, k).requires_grad_(), draw(n, 1).requires_grad_()
+    log_std = None if kind == "discrete" else (0.3 * draw(k)).requires_grad_()
+    actions = torch.randint(0, k, (n,), generator=g) if kind == "discrete" else draw(n, k)
+    if log_std is None:
+        dist = torch.distributions.Categorical(logits=policy)
+        log_prob, h = dist.log_prob(actions), dist.entropy().mean()
+    else:
+        dist = torch.distributions.Normal(policy, log_std.exp())
+        log_prob, h = dist.log_prob(actions).sum(-1), dist.entropy().sum(-1).mean()
+    old = log_prob.detach() + 0.2 * draw(n)
+    adv, returns = draw(n), draw(n)
+    values = value.detach().squeeze(-1) + 0.2 * draw(n)
+    ratio = (log_prob - old).exp()
+    pg = -torch.min(adv * ratio, adv * ratio.clamp(0.85, 1.15)).mean()
+    error = (value.squeeze(-1) - returns) ** 2
+    if clip_value:
+        near = values + (value.squeeze(-1) - values).clamp(-0.15, 0.15)
+        error = torch.max(error, (near - returns) ** 2)
+    expected = pg + 0.7 * 0.5 * error.mean() - entropy * h
+    inputs = [t for t in (policy, log_std, value) if t is not None]
+    reference = torch.autograd.grad(3.0 * expected, inputs)
+    c = Coefficients(0.15, clip_value, 0.7, entropy)
+    loss, _ = surrogate(policy, log_std, value, actions, old, adv, returns, values, c)
+    got = torch.autograd.grad(3.0 * loss, inputs)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    for a, b in zip(got, reference, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
