@@ -98,3 +98,14 @@ def test_nearest_names():
     assert nearest("gama", ["gamma", "clip"]) == "did you mean 'gamma'?"
     assert nearest("zzz", ["gamma", "clip"]) == "available: clip, gamma"
     assert nearest("x", []) == "nothing is available there"
+
+
+def test_decaying_moments_do_not_slow_the_processor_down():
+    """Numbers below the normal range are flushed to zero in the process that trains."""
+    torch.set_flush_denormal(False)
+    try:
+        assert (torch.full((8,), 1e-39) * 0.5).max() > 0
+        assemble_parts(config())
+        assert (torch.full((8,), 1e-39) * 0.5).max() == 0
+    finally:
+        torch.set_flush_denormal(False)

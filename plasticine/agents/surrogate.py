@@ -94,7 +94,7 @@ class _Surrogate(torch.autograd.Function):
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1.0 - c.clip, 1.0 + c.clip)
         free, held = adv * ratio, adv * clipped
-        policy_loss = -torch.minimum(free, held).mean()
+        policy_loss = torch.minimum(free, held).sum().mul_(-1.0 / n)
         # d policy_loss / d log pi(a|s): the clipped branch is constant wherever it is the smaller one.
         d_log_prob = torch.where(free <= held, free, 0.0).mul_(-1.0 / n)
 
@@ -105,11 +105,11 @@ class _Surrogate(torch.autograd.Function):
             near = (value.squeeze(-1) - values).clamp_(-c.clip, c.clip).add_(values).sub_(returns).square_()
             d_value = torch.where(squared >= near, error, 0.0)
             squared = torch.maximum(squared, near)
-        value_loss = 0.5 * squared.mean()
+        value_loss = squared.sum().mul_(0.5 / n)
 
         loss = policy_loss + c.value * value_loss - c.entropy * entropy
-        approx_kl = (ratio - 1.0).sub_(log_ratio).mean()
-        clip_fraction = (clipped != ratio).float().mean()
+        approx_kl = (ratio - 1.0).sub_(log_ratio).sum().mul_(1.0 / n)
+        clip_fraction = (clipped != ratio).sum() * (1.0 / n)
 
         d_log_std = None
         if log_std is None:

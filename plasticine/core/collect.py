@@ -93,11 +93,12 @@ class Collector:
                 else self.reward_normalizer.observe(out.reward, done)
             )
             final = None
-            if done.any():
+            ended = done.any()
+            if ended:
                 final = self._final_obs(out.final_obs)
                 self._end_episodes(done)
             self._see(out.obs)
-            if final is None and self._next_step and done.any():
+            if ended and final is None and self._next_step:
                 final = self._obs  # the final observation is what the agent sees next
             agent.record(out, scaled, final, valid)
 

@@ -6,6 +6,7 @@ the checkpoint and follow an explicit policy at task switches.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -113,13 +114,15 @@ class RewardNormalizer:
 
     def observe(self, reward: NDArray[np.float32], done: NDArray[np.bool_]) -> F64:
         """Update with reward [num_envs] of a step and return the scaled reward [num_envs]."""
-        self.returns *= self._gamma
-        self.returns += reward
+        returns = self.returns
+        returns *= self._gamma
+        returns += reward
         if not self.frozen:
-            self.moments.update(self.returns)
-        scaled = reward / np.sqrt(self.moments.var + self._epsilon)
-        self.returns[done] = 0.0
-        return np.clip(scaled, -self._clip, self._clip)
+            self.moments.update(returns)
+        scaled = reward / math.sqrt(self.moments.var + self._epsilon)
+        returns[done] = 0.0
+        np.minimum(scaled, self._clip, out=scaled)
+        return np.maximum(scaled, -self._clip, out=scaled)
 
     def restart(self) -> None:
         """All episodes were cut (task switch)."""

@@ -5,7 +5,7 @@ Which hooks exist is decided here, once. Nothing is looked up or dispatched whil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -74,21 +74,15 @@ def assemble(
         if overrides(m, "after_step") and (inside := m.select(params))
     ]
     limit = phase.max_grad_norm
-    clip_buffer = [torch.empty_like(t, requires_grad=False) for t in tensors]
     step, after_update, name = optimizer.step, agent.after_update, phase.name
 
     def update(batch: Any, lr: float) -> None:
         by_name, norm, aux = grad_fn(batch)
-        grads: Sequence[Tensor] = list(by_name.values())
         with torch.no_grad():
+            grads = _separate(by_name.values())
             if limit is not None:
                 clipped = global_norm(grads) if wrapped else norm
-                # Into memory of our own: a gradient may be an expanded view, or shared by two parameters.
-                torch._foreach_copy_(clip_buffer, list(grads))
-                torch._foreach_mul_(clip_buffer, torch.clamp(limit / (clipped + 1e-6), max=1.0))
-                grads = clip_buffer
-            else:
-                grads = [g.contiguous() for g in grads]
+                torch._foreach_mul_(grads, torch.clamp(limit / (clipped + 1e-6), max=1.0))
             step(grads, lr)
             for hook, inside, slot, generator in after:
                 hook(inside, slot, generator)
@@ -96,6 +90,17 @@ def assemble(
             scalars.add((*aux, norm))
 
     return update
+
+
+def _separate(grads: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients, each with memory of its own, so that they can be changed in place.
+
+    Automatic differentiation may return one tensor for two parameters, or an expanded view of one number.
+    """
+    separate = [g if g.is_contiguous() else g.contiguous() for g in grads]
+    if len({g.data_ptr() for g in separate}) < len(separate):
+        separate = [g.clone() for g in separate]
+    return separate
 
 
 def _with_terms(
