@@ -1,6 +1,6 @@
 # Plasticine on CPU.
 #   docker build -f docker/cpu.Dockerfile -t plasticine .
-#   docker run --rm -v "$PWD:/work" -u "$(id -u):$(id -g)" plasticine env=classic budget=smoke
+#   docker run --rm -v "$PWD:/workspace" -u "$(id -u):$(id -g)" plasticine env=classic budget=smoke
 # Run folders and mlflow.db appear in the mounted folder.
 FROM python:3.11-slim-bookworm
 
@@ -22,6 +22,6 @@ COPY sweeps sweeps
 RUN pip install --no-cache-dir -c constraints.txt '.[dmc]'
 
 ENV MUJOCO_GL=egl HOME=/tmp
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["plasticine-run"]
 CMD ["--help"]

@@ -41,24 +41,12 @@ def make(*overrides: str, config_dir: str | Path | None = None) -> Trainer:
     Raises:
         plasticine.errors.UserError: The configuration cannot work.
     """
-    from plasticine.compose import assemble_parts
+    from plasticine.compose import build_trainer
     from plasticine.core.tracker import NullTracker
-    from plasticine.core.trainer import Trainer
 
     config = configure(*overrides, config_dir=config_dir)
-    parts = assemble_parts(config)
-    return Trainer(
-        level=parts.level,
-        learner=parts.learner,
-        collector=parts.collector,
-        measurement=parts.measurement,
-        tracker=NullTracker(),
-        checkpoints=None,
-        plan=parts.plan,
-        seed=int(config["seed"]),
-        save_every=float("inf"),
-        stop=threading.Event(),
-        progress=_silent,
+    return build_trainer(
+        config, tracker=NullTracker(), checkpoints=None, stop=threading.Event(), progress=_silent
     )
 
 

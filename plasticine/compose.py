@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from plasticine.core.agent import Agent
+from plasticine.core.checkpoint import Checkpoints
 from plasticine.core.collect import Collector
 from plasticine.core.env import EnvLevel
 from plasticine.core.learner import Learner
@@ -24,12 +25,14 @@ from plasticine.core.method import Method
 from plasticine.core.metric import Metric
 from plasticine.core.noise import Streams
 from plasticine.core.schedule import RunPlan
+from plasticine.core.tracker import Tracker
+from plasticine.core.trainer import Progress, Stop, Trainer
 from plasticine.errors import UserError, nearest
 from plasticine.networks.anatomy import Anatomy
 from plasticine.networks.build import build
 from plasticine.networks.spec import LayerSpec
 
-__all__ = ["Parts", "assemble_parts", "build_object"]
+__all__ = ["Parts", "assemble_parts", "build_object", "build_trainer"]
 
 T = TypeVar("T")
 
@@ -231,3 +234,32 @@ def assemble_parts(config: Mapping[str, Any]) -> Parts:
         learner, metrics, every=config["metrics"]["every"], probe_size=config["metrics"]["probe_size"]
     )
     return Parts(level, learner, Collector(level.spec(), level, agent), measurement, plan)
+
+
+def build_trainer(
+    config: Mapping[str, Any],
+    *,
+    tracker: Tracker,
+    checkpoints: Checkpoints | None,
+    stop: Stop,
+    progress: Progress,
+) -> Trainer:
+    """Build a complete run, ready to ``fit``.
+
+    Args:
+        config: Plain resolved configuration.
+        tracker, checkpoints, stop, progress: See `Trainer`.
+
+    Raises:
+        UserError: The configuration cannot work.
+    """
+    parts = assemble_parts(config)
+    return Trainer(
+        **parts._asdict(),
+        tracker=tracker,
+        checkpoints=checkpoints,
+        seed=int(config["seed"]),
+        save_every=float(config["checkpoint"]["seconds"]),
+        stop=stop,
+        progress=progress,
+    )

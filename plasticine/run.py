@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plasticine.compose import Parts, assemble_parts
+from plasticine.compose import assemble_parts, build_trainer
 from plasticine.core.checkpoint import Checkpoints
 from plasticine.core.schedule import RunPlan
 from plasticine.core.tracker import NullTracker, Tracker
-from plasticine.core.trainer import Stop, Trainer
+from plasticine.core.trainer import Progress, Stop
 from plasticine.tracking.local import LocalLog
 
 __all__ = ["check", "execute"]
@@ -26,9 +26,7 @@ def check(config: Mapping[str, Any]) -> RunPlan:
     return assemble_parts(config).plan
 
 
-def execute(
-    config: Mapping[str, Any], run_dir: Path, stop: Stop, progress: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
+def execute(config: Mapping[str, Any], run_dir: Path, stop: Stop, progress: Progress) -> dict[str, Any]:
     """Train in `run_dir`, continuing from its newest checkpoint if there is one.
 
     Args:
@@ -46,7 +44,10 @@ def execute(
     """
     tracker: Tracker = NullTracker() if config["tracker"]["kind"] == "none" else LocalLog(run_dir)
     try:
-        trainer = _trainer(assemble_parts(config), config, run_dir, tracker, stop, progress)
+        checkpoints = Checkpoints(run_dir / "checkpoints", keep=int(config["checkpoint"]["keep"]))
+        trainer = build_trainer(
+            config, tracker=tracker, checkpoints=checkpoints, stop=stop, progress=progress
+        )
         outcome = trainer.fit()
     except BaseException:
         (run_dir / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -54,27 +55,3 @@ def execute(
         raise
     tracker.close(outcome)
     return {"outcome": outcome, "summary": trainer.summary()}
-
-
-def _trainer(
-    parts: Parts,
-    config: Mapping[str, Any],
-    run_dir: Path,
-    tracker: Tracker,
-    stop: Stop,
-    progress: Callable[[dict[str, Any]], None],
-) -> Trainer:
-    saving = config["checkpoint"]
-    return Trainer(
-        level=parts.level,
-        learner=parts.learner,
-        collector=parts.collector,
-        measurement=parts.measurement,
-        tracker=tracker,
-        checkpoints=Checkpoints(run_dir / "checkpoints", keep=int(saving["keep"])),
-        plan=parts.plan,
-        seed=int(config["seed"]),
-        save_every=float(saving["seconds"]),
-        stop=stop,
-        progress=progress,
-    )

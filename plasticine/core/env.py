@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from plasticine.errors import UserError
+
 __all__ = ["ActionSpec", "EnvLevel", "EnvSpec", "NormalizerOnSwitch", "StepOut", "Task", "VecEnv"]
 
 Array = NDArray[Any]
@@ -162,6 +164,8 @@ class EnvLevel(ABC):
         normalize_reward: bool,
         normalizer_on_switch: NormalizerOnSwitch,
     ) -> None:
+        if num_envs < 1:
+            raise UserError(f"env.num_envs={num_envs} must be at least 1")
         self.num_envs = num_envs
         self.normalize_obs = normalize_obs
         self.normalize_reward = normalize_reward

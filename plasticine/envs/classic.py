@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from plasticine.core.env import EnvLevel, EnvSpec, NormalizerOnSwitch, Task, VecEnv
+from plasticine.core.env import EnvLevel, EnvSpec, Task, VecEnv
 from plasticine.envs.classic_vec import DOMAINS, ClassicVecEnv, ObservationShift, action_spec
 from plasticine.envs.stream import build_stream, check_count, draw_values
 from plasticine.errors import UserError, nearest
@@ -36,7 +36,7 @@ class Classic(EnvLevel):
         steps_per_task: Environment steps of each task, summed over environments.
         offset: ``{low, high}`` of the uniform distribution of each component, in the observation's units.
         gravity: ``{low, high, distribution, values}`` of the factor; ``values`` lists factors instead.
-        num_envs, normalize_obs, normalize_reward, normalizer_on_switch: See `EnvLevel`.
+        common: See `EnvLevel`.
 
     Raises:
         UserError: For an unknown or impossible request.
@@ -54,17 +54,9 @@ class Classic(EnvLevel):
         steps_per_task: int,
         offset: Mapping[str, float],
         gravity: Mapping[str, Any],
-        num_envs: int,
-        normalize_obs: bool,
-        normalize_reward: bool,
-        normalizer_on_switch: NormalizerOnSwitch,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            num_envs=check_count("env.num_envs", num_envs),
-            normalize_obs=normalize_obs,
-            normalize_reward=normalize_reward,
-            normalizer_on_switch=normalizer_on_switch,
-        )
+        super().__init__(**common)
         if domain not in DOMAINS:
             raise UserError(f"env.domain={domain!r} is unknown", nearest(str(domain), DOMAINS))
         if shift not in SHIFTS:
@@ -78,7 +70,7 @@ class Classic(EnvLevel):
             obs_shape=(size,),
             obs_dtype="float32",
             action=action_spec(sim),
-            num_envs=num_envs,
+            num_envs=self.num_envs,
             max_episode_steps=DOMAINS[domain].max_episode_steps,
         )
         distinct: Sequence[tuple[str, Mapping[str, Any]]]

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, NormalizerOnSwitch, Task, VecEnv
+from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, Task, VecEnv
 from plasticine.envs.dmc_suite import check_task
 from plasticine.envs.dmc_vec import DmcVecEnv
-from plasticine.envs.stream import build_stream, check_count, draw_values
+from plasticine.envs.stream import build_stream, draw_values
 from plasticine.errors import UserError, nearest
 
 __all__ = ["ContinualDmc", "StandardDmc"]
@@ -80,7 +80,7 @@ class StandardDmc(_Dmc):
         domain: Domain of the suite, e.g. ``walker``.
         task: Task of the domain, e.g. ``walk``.
         steps_per_task: Environment steps of the whole run, summed over environments.
-        num_envs, normalize_obs, normalize_reward, normalizer_on_switch: See `EnvLevel`.
+        common: See `EnvLevel`.
 
     Raises:
         UserError: For an unknown domain or task, or if dm_control cannot be used.
@@ -94,17 +94,9 @@ class StandardDmc(_Dmc):
         domain: str,
         task: str,
         steps_per_task: int,
-        num_envs: int,
-        normalize_obs: bool,
-        normalize_reward: bool,
-        normalizer_on_switch: NormalizerOnSwitch,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            num_envs=check_count("env.num_envs", num_envs),
-            normalize_obs=normalize_obs,
-            normalize_reward=normalize_reward,
-            normalizer_on_switch=normalizer_on_switch,
-        )
+        super().__init__(**common)
         self._tasks = build_stream(
             [(task, {"task": task})],
             cycles=1,
@@ -134,7 +126,7 @@ class ContinualDmc(_Dmc):
             ``distribution`` (``uniform`` or ``log_uniform``), ``values`` (list instead of draws) and
             ``num_tasks`` (number of draws).
         default_streams: ``{domain: {tasks: [...], cycles: n}}``.
-        num_envs, normalize_obs, normalize_reward, normalizer_on_switch: See `EnvLevel`.
+        common: See `EnvLevel`.
 
     Raises:
         UserError: For unknown names, tasks whose spaces differ, empty ranges, or if dm_control cannot be used.
@@ -154,17 +146,9 @@ class ContinualDmc(_Dmc):
         steps_per_task: int,
         dynamics: Mapping[str, Any],
         default_streams: Mapping[str, Mapping[str, Any]],
-        num_envs: int,
-        normalize_obs: bool,
-        normalize_reward: bool,
-        normalizer_on_switch: NormalizerOnSwitch,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            num_envs=check_count("env.num_envs", num_envs),
-            normalize_obs=normalize_obs,
-            normalize_reward=normalize_reward,
-            normalizer_on_switch=normalizer_on_switch,
-        )
+        super().__init__(**common)
         if shift not in SHIFTS:
             raise UserError(f"env.shift={shift!r} is unknown", nearest(str(shift), SHIFTS))
         distinct: list[tuple[str, dict[str, Any]]]

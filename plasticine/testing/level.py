@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, NormalizerOnSwitch, StepOut, Task, VecEnv
+from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, StepOut, Task, VecEnv
 
 __all__ = ["ToyLevel"]
 
@@ -90,17 +90,9 @@ class ToyLevel(EnvLevel):
         actions: Literal["discrete", "continuous"],
         num_tasks: int,
         steps_per_task: int,
-        num_envs: int,
-        normalize_obs: bool,
-        normalize_reward: bool,
-        normalizer_on_switch: NormalizerOnSwitch,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            num_envs=num_envs,
-            normalize_obs=normalize_obs,
-            normalize_reward=normalize_reward,
-            normalizer_on_switch=normalizer_on_switch,
-        )
+        super().__init__(**common)
         self.actions = actions
         self.num_tasks = num_tasks
         self.steps_per_task = steps_per_task

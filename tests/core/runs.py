@@ -62,13 +62,9 @@ def trainer(
     keep: int = 2,
 ) -> Trainer:
     return Trainer(
-        level=p.level,
-        learner=p.learner,
-        collector=p.collector,
-        measurement=p.measurement,
+        **p._asdict(),
         tracker=tracker or NullTracker(),
         checkpoints=None if folder is None else Checkpoints(folder / "checkpoints", keep=keep),
-        plan=p.plan,
         seed=seed,
         save_every=save_every,
         stop=stop or threading.Event(),

@@ -118,7 +118,7 @@ def test_the_stream_does_not_depend_on_the_seed_of_the_run_but_on_stream_seed():
 
 
 def test_budgets_change_the_length_of_the_stream():
-    assert len(level("classic", "paper").tasks()) == 20
+    assert len(level("classic", "paper").tasks()) == 200
     assert len(level("classic", "smoke").tasks()) == 3
 
 
