@@ -132,6 +132,14 @@ class VecEnv(ABC):
         """Properties read back from the simulator (game, level, friction, gravity ...), for logs and tests."""
         return {}
 
+    def episode_extras(self) -> dict[str, float]:
+        """Means over the episodes that ended since the last call; the trainer logs them as ``train/<name>``.
+
+        Asked for once per iteration and before every checkpoint. Empty if there is nothing to tell beyond
+        return and length, or if no episode ended.
+        """
+        return {}
+
     def render(self) -> Array | None:
         """RGB image [height, width, 3] uint8 of environment 0, or ``None`` if it has no renderer."""
         return None

@@ -188,6 +188,8 @@ class Trainer:
             scalars["train/episodic_return"] = self._last_return
             scalars["train/episodic_length"] = sum(e.length for e in episodes) / len(episodes)
             self.tracker.episodes(episodes)
+        extras = self.collector.env.episode_extras()
+        scalars |= {f"train/{name}": value for name, value in extras.items()}
         now = time.monotonic()
         elapsed, self._clock = now - self._clock, now
         self._training_seconds += elapsed
