@@ -180,17 +180,24 @@ def _device(name: str) -> torch.device:
 
 def _plan(level: EnvLevel, agent: Agent) -> RunPlan:
     spec = level.spec()
-    batch = agent.collect_steps * spec.num_envs
+    batch = agent.collects_per_iteration * agent.collect_steps * spec.num_envs
     iterations = []
     for task in level.tasks():
         if task.env_steps < batch:
             raise UserError(
                 f"task {task.name!r} lasts {task.env_steps} env steps, less than one iteration of {batch} "
-                f"({agent.collect_steps} steps x {spec.num_envs} environments)",
-                f"set env.steps_per_task >= {batch}, or a shorter rollout",
+                f"({batch // spec.num_envs} steps x {spec.num_envs} environments)",
+                f"set env.steps_per_task >= {batch}, or shorten the agent's iteration "
+                "(agent.num_steps or agent.iteration_steps)",
             )
         iterations.append(task.env_steps // batch)
-    return RunPlan(tuple(iterations), batch, agent.updates_per_iteration(spec))
+    plan = RunPlan(tuple(iterations), batch, agent.updates_per_iteration(spec), agent.idle_updates(spec))
+    if plan.updates == 0:
+        raise UserError(
+            f"this run never learns: it ends after {plan.env_steps} env steps, before learning starts",
+            "lower agent.learning_starts or raise env.steps_per_task",
+        )
+    return plan
 
 
 def build_methods(nodes: Mapping[str, Any]) -> tuple[Method, ...]:

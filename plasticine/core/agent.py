@@ -51,11 +51,14 @@ class Agent(ABC):
 
     Attributes:
         gamma: Discount factor (also used by the reward normaliser).
-        collect_steps: Steps per environment in one iteration.
+        collect_steps: Steps per environment in one round of collecting; final once `bind` has returned.
+        collects_per_iteration: Rounds of collecting and learning that make one iteration; likewise. Interventions,
+            measurements, the log and checkpoints come between iterations only.
     """
 
     gamma: float
     collect_steps: int
+    collects_per_iteration: int = 1
 
     @abstractmethod
     def check_env(self, env: EnvSpec) -> None:
@@ -71,7 +74,11 @@ class Agent(ABC):
 
     @abstractmethod
     def updates_per_iteration(self, env: EnvSpec) -> int:
-        """Optimizer steps (all phases) in one iteration, at most."""
+        """Optimizer steps (all phases) in one iteration, at most. Called after `bind`."""
+
+    def idle_updates(self, env: EnvSpec) -> int:
+        """Optimizer steps left out at the beginning of a run, before there is enough to learn from."""
+        return 0
 
     @abstractmethod
     def bind(
@@ -104,8 +111,8 @@ class Agent(ABC):
         """Store what followed the last `act`.
 
         Args:
-            out: What the environment returned (raw).
-            reward: [num_envs] reward to learn from (normalised if the level says so).
+            out: What the environment returned (raw); `terminated` is also True where a life was lost.
+            reward: [num_envs] reward to learn from (sign and normalised, if the level says so).
             final_obs: Normalised final observations, rows where an episode ended; None if none ended.
             valid: [num_envs] False for rows that must never be learnt from; None = all valid.
         """
@@ -117,7 +124,9 @@ class Agent(ABC):
 
     @abstractmethod
     def batches(self, progress: float) -> Iterator[tuple[str, float, Any]]:
-        """Yield (phase, learning rate, batch) for every optimizer step of this iteration.
+        """Yield (phase, learning rate, batch) for every optimizer step of this round.
+
+        What is computed between two yields sees the parameters that the step before has left.
 
         Args:
             progress: Fraction of the run done, 0..1.
@@ -148,3 +157,10 @@ class Agent(ABC):
 
     def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Restore `state`."""
+
+    def experience(self) -> dict[str, Any]:
+        """Plain data that outlives an iteration: what a run needs to go on, and a finished one does not."""
+        return {}
+
+    def load_experience(self, experience: dict[str, Any]) -> None:  # noqa: B027
+        """Restore `experience`."""

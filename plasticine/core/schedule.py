@@ -22,11 +22,13 @@ class RunPlan:
     Attributes:
         task_iterations: Iterations spent on each task.
         env_steps_per_iteration, updates_per_iteration: Size of one iteration.
+        idle_updates: Optimizer steps that the first iterations leave out.
     """
 
     task_iterations: tuple[int, ...]
     env_steps_per_iteration: int
     updates_per_iteration: int
+    idle_updates: int = 0
 
     @property
     def iterations(self) -> int:
@@ -37,6 +39,16 @@ class RunPlan:
     def env_steps(self) -> int:
         """Environment steps of the whole run."""
         return self.iterations * self.env_steps_per_iteration
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.done("updates", self.iterations)
+
+    def done(self, unit: str, iterations: int) -> int:
+        """How much of `unit` lies behind after so many iterations of the run."""
+        idle = self.idle_updates if unit == "updates" else 0
+        return max(0, iterations * self.size(unit) - idle)
 
     def size(self, unit: str) -> int:
         """How much of `unit` one iteration advances."""
@@ -80,8 +92,8 @@ class When:
             return False
         c = moment.counters
         if self.every is not None:
-            now = c.iteration * plan.size(self.unit)
-            return now // self.every > (now - plan.size(self.unit)) // self.every
+            before, now = (plan.done(self.unit, i) for i in (c.iteration - 1, c.iteration))
+            return now // self.every > before // self.every
         assert self.at is not None
         done, total = (
             (c.iteration, plan.iterations)
@@ -96,7 +108,7 @@ class When:
         if self.on is not None:
             return {"run_start": 1, "task_start": tasks, "task_switch": tasks - 1, "task_end": tasks}[self.on]
         if self.every is not None:
-            return plan.iterations * plan.size(self.unit) // self.every
+            return plan.done(self.unit, plan.iterations) // self.every
         return 1 if self.of == "run" else tasks
 
     def check(self, plan: RunPlan, method: str) -> None:

@@ -4,10 +4,11 @@
 
     for task in stream:                              interventions: task_switch, task_start
         for iteration in task:
-            collect                                  (no hooks)
-            prepare                                  (targets)
-            for phase, batch in schedule:            loss terms, gradient wraps, per-step hooks
-                update
+            for round in iteration:                  (one, or many short ones where acting and learning interleave)
+                collect                              (no hooks)
+                prepare                              (targets)
+                for phase, batch in schedule:        loss terms, gradient wraps, per-step hooks
+                    update
             interventions: every n / at
             measure, log, save                       each only when due
         interventions: task_end
@@ -120,6 +121,7 @@ class Trainer:
         self.collector.enter(env, task.index, switch=task.index > 0)
         if resumed is not None:
             self.collector.load_state(resumed["collector"])
+            self.learner.agent.load_experience(resumed["experience"])
             facts: dict[str, Any] = {"task": task.index, "exact": env.exact_state}
             self.tracker.event("resume", c.env_steps, facts)
             return env
@@ -150,19 +152,21 @@ class Trainer:
         return True
 
     def _iterate(self, task: Task, *, last: bool) -> None:
-        c, learner, agent = self.counters, self.learner, self.learner.agent
+        c, learner, agent, collector = self.counters, self.learner, self.learner.agent, self.collector
         measuring = self.measurement.due(c.iteration + 1, last_of_task=last)
         if measuring:
             self.measurement.anchor("update")
-        before = self.collector.env_steps
+        before = collector.env_steps
 
-        self.collector.collect(agent.collect_steps)
-        agent.prepare(self.collector.obs)
-        c.updates += learner.learn(c.iteration / self.plan.iterations)
+        rounds = agent.collects_per_iteration
+        for done in range(rounds):
+            collector.collect(agent.collect_steps)
+            agent.prepare(collector.obs)
+            c.updates += learner.learn((c.iteration + done / rounds) / self.plan.iterations)
 
         c.iteration += 1
         c.task_iteration += 1
-        c.env_steps = self.collector.env_steps
+        c.env_steps = collector.env_steps
         self._bounds[task.index] = (self._bounds[task.index][0], c.env_steps)
         averages = learner.flush()
         scalars = {
@@ -220,7 +224,7 @@ class Trainer:
 
     # -- saving and resuming ---------------------------------------------------------------------------------
     def _save(self, *, simulator: bool = True) -> None:
-        """Write a checkpoint, without the simulator's state once the last task is over."""
+        """Write a checkpoint, without what only further steps would need once the last task is over."""
         self._saved_at = time.monotonic()
         if self.checkpoints is None:
             return
@@ -228,6 +232,7 @@ class Trainer:
         state = {
             "learner": self.learner.snapshot(),
             "agent": self.learner.agent.state(),
+            "experience": self.learner.agent.experience() if simulator else {},
             "collector": self.collector.state(simulator=simulator),
             "measurement": self.measurement.state(),
             "counters": vars(self.counters).copy(),
