@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from plasticine.agents.following import following
 from plasticine.agents.gae import advantages
+from plasticine.agents.observations import Observations
 from plasticine.agents.policies import Categorical, DiagonalGaussian
 from plasticine.agents.surrogate import AUX, Coefficients, surrogate
 from plasticine.core.agent import Agent, Phase
@@ -26,12 +28,9 @@ from plasticine.networks.spec import HeadSpec, LayerSpec, NetSpec
 
 __all__ = ["PPO", "Minibatch"]
 
-#: Observations per forward pass when a whole rollout is evaluated.
-_CHUNK = 4096
-
 
 class Minibatch(NamedTuple):
-    """Rows of a rollout: [n, *obs_shape], [n] or [n, k], and [n] each."""
+    """Rows of a rollout: [n, *obs_shape] (network inputs), [n] or [n, k], and [n] each."""
 
     obs: Tensor
     actions: Tensor
@@ -162,8 +161,7 @@ class PPO(Agent):
         self._log_std = None if self._discrete else self._actor.params["log_std"]
         self._streams, self._device, self._env = streams, device, env
         self._rollout = Rollout(env, self.collect_steps)
-        self._scale = 1.0 / 255.0 if env.obs_dtype == "uint8" else None
-        self._on_host = device.type == "cpu"
+        self._input = Observations(env, device)
         self._coefficients = Coefficients(self.clip, self.clip_value_loss, self.value_coef, self.entropy_coef)
         self._explained_variance = float("nan")
         self._data: Minibatch | None = None
@@ -179,10 +177,6 @@ class PPO(Agent):
             noise *= self._log_std.exp().cpu()
         self._noise = list(noise.to(self._device).unbind(0))
         self._rollout.begin()
-
-    def _input(self, obs: Tensor) -> Tensor:
-        obs = obs if self._on_host else obs.to(self._device, non_blocking=True)
-        return obs if self._scale is None else obs.float().mul_(self._scale)
 
     @torch.no_grad()
     def act(self, obs: NDArray[Any]) -> NDArray[Any]:
@@ -211,20 +205,20 @@ class PPO(Agent):
         """Evaluate the rollout under the policy that collected it; compute advantages and returns."""
         r = self._rollout
         steps, n = r.rewards.shape
-        obs, actions = self._input(r.obs.flatten(0, 1)), r.actions.flatten(0, 1).to(self._device)
+        obs, actions = self._input.moved(r.obs.flatten(0, 1)), r.actions.flatten(0, 1).to(self._device)
         values, log_probs = self._evaluate(obs, actions)
         values = values.view(steps, n)
-        next_values = torch.empty_like(values)
-        next_values[:-1] = values[1:]
-        next_values[-1] = self._value(torch.from_numpy(next_obs))
-        done = (r.terminated | r.truncated).to(self._device)
-        terminated = done if self.truncation_is_termination else r.terminated.to(self._device)
-        if r.finals and not self.truncation_is_termination:
-            t, i, final = zip(*r.finals, strict=True)
-            next_values[list(t), list(i)] = self._value(torch.from_numpy(np.stack(final)))
+        after = following(
+            r,
+            values,
+            self._value(torch.from_numpy(next_obs)),
+            self._value,
+            truncation_is_termination=self.truncation_is_termination,
+        )
         rewards = r.rewards.to(self._device)
-        adv = advantages(rewards, values, next_values, terminated, done, self.gamma, self.gae_lambda)
+        adv = advantages(rewards, values, *after, self.gamma, self.gae_lambda)
         returns = adv + values
+        # Images stay bytes until their minibatch is learnt from.
         data = Minibatch(obs, actions, log_probs, adv.flatten(), returns.flatten(), values.flatten())
         if not bool(r.valid.all()):
             keep = r.valid.flatten().nonzero().squeeze(1).to(self._device)
@@ -235,11 +229,13 @@ class PPO(Agent):
         self._explained_variance = float(1.0 - unexplained / spread) if float(spread) > 0 else float("nan")
 
     def _value(self, obs: Tensor) -> Tensor:
-        return self._critic(self._input(obs))["value"].squeeze(-1)
+        return self._input.map(lambda x: self._critic(x)["value"].squeeze(-1), obs)
 
     def _evaluate(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         values, log_probs = [], []
-        for x, a in zip(obs.split(_CHUNK), actions.split(_CHUNK), strict=True):
+        chunk = self._input.chunk
+        for rows, a in zip(obs.split(chunk), actions.split(chunk), strict=True):
+            x = self._input(rows)
             out = self._actor(x)
             value = out["value"] if self.shared_encoder else self._critic(x)["value"]
             values.append(value.squeeze(-1))
@@ -259,11 +255,12 @@ class PPO(Agent):
         sizes = [len(part) for part in np.array_split(np.empty(rows), min(self.num_minibatches, rows))]
         for _ in range(self.epochs):
             order = torch.randperm(rows, generator=self._streams["minibatch"]).to(self._device)
-            data = Minibatch(*(x.index_select(0, order) for x in self._data))
+            actions, log_probs, adv, returns, values = (x.index_select(0, order) for x in self._data[1:])
             if self.normalize_advantage:
-                data = data._replace(advantages=_standardised(data.advantages, sizes))
-            for parts in zip(*(x.split(sizes) for x in data), strict=True):
-                yield "update", lr, Minibatch(*parts)
+                adv = _standardised(adv, sizes)
+            rest = (x.split(sizes) for x in (actions, log_probs, adv, returns, values))
+            for picked, *parts in zip(order.split(sizes), *rest, strict=True):
+                yield "update", lr, Minibatch(self._input(self._data.obs.index_select(0, picked)), *parts)
 
     def loss(self, phase: str, batch: Minibatch) -> tuple[Tensor, Sequence[Tensor]]:
         """Clipped surrogate + value loss - entropy bonus."""
@@ -277,7 +274,7 @@ class PPO(Agent):
         assert self._data is not None
         rows = self._data.obs.shape[0]
         pick = torch.randperm(rows, generator=generator)[: min(count, rows)].to(self._device)
-        obs = self._data.obs.index_select(0, pick)
+        obs = self._input(self._data.obs.index_select(0, pick))
         return dict.fromkeys(self._names(), obs)
 
     def statistics(self) -> dict[str, float]:

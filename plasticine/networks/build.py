@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,9 @@ from plasticine.errors import UserError, nearest
 from plasticine.networks.activations import activation
 from plasticine.networks.anatomy import Anatomy, Consumer, TensorInfo, UnitGroup
 from plasticine.networks.initializers import Initializer
-from plasticine.networks.network import LayerFn, LocalParams, Network
+from plasticine.networks.network import Layer, LayerFn, LocalParams, Network
 from plasticine.networks.spec import LayerSpec, NetSpec
+from plasticine.networks.streams import Streams
 
 __all__ = ["build"]
 
@@ -57,18 +59,34 @@ def _layer_fn(i: int, layer: LayerSpec, flatten: bool) -> LayerFn:
             return F.linear(x, p[w], p[b] if bias else None)
 
     norm = _norm_fn(i, layer)
-    if norm is None:
+    pool = _pool_fn(layer)
+    adds = layer.options.get("stream") == "add"
+    if norm is None and pool is None and not adds:
 
-        def forward(x: Tensor, p: LocalParams) -> tuple[Tensor, Tensor]:
+        def forward(x: Tensor, stream: Tensor, p: LocalParams) -> tuple[Tensor, Tensor]:
             z = linear(x, p)
             return z, act(z)
     else:
 
-        def forward(x: Tensor, p: LocalParams) -> tuple[Tensor, Tensor]:
-            z = norm(linear(x, p), p)
+        def forward(x: Tensor, stream: Tensor, p: LocalParams) -> tuple[Tensor, Tensor]:
+            z = linear(x, p)
+            if norm is not None:
+                z = norm(z, p)
+            if pool is not None:
+                z = pool(z)
+            if adds:
+                z = z + stream
             return z, act(z)
 
     return forward
+
+
+def _pool_fn(layer: LayerSpec) -> Callable[[Tensor], Tensor] | None:
+    pool = layer.options.get("pool")
+    if pool is None:
+        return None
+    kernel, stride, padding = (int(n) for n in pool)
+    return lambda z: F.max_pool2d(z, kernel, stride, padding)
 
 
 def _norm_fn(i: int, layer: LayerSpec) -> Callable[[Tensor, LocalParams], Tensor] | None:
@@ -80,8 +98,7 @@ def _norm_fn(i: int, layer: LayerSpec) -> Callable[[Tensor, LocalParams], Tensor
     def layer_norm(z: Tensor, p: LocalParams) -> Tensor:
         if not conv:
             return F.layer_norm(z, z.shape[1:], p[scale], p[offset], eps)
-        z = F.layer_norm(z, z.shape[1:], None, None, eps)
-        return z * p[scale].view(-1, 1, 1) + p[offset].view(-1, 1, 1)
+        return F.group_norm(z, 1, p[scale], p[offset], eps)  # one group: keeps the layout in memory
 
     def rms_norm(z: Tensor, p: LocalParams) -> Tensor:
         gain = p[scale].view(-1, 1, 1) if conv else p[scale]
@@ -96,14 +113,20 @@ def _norm_fn(i: int, layer: LayerSpec) -> Callable[[Tensor, LocalParams], Tensor
 
 
 def _conv_size(size: int, layer: LayerSpec) -> int:
-    out = (size + 2 * int(layer.options.get("padding", 0)) - int(layer.options["kernel"])) // int(
-        layer.options["stride"]
-    ) + 1
-    if out < 1:
-        raise UserError(
-            f"a convolution with kernel {layer.options['kernel']} does not fit an input of size {size}"
-        )
-    return out
+    o = layer.options
+    windows = {"a convolution": (o["kernel"], o["stride"], o.get("padding", 0))}
+    if "pool" in o:
+        windows["pooling"] = o["pool"]
+    for what, window in windows.items():
+        kernel, stride, padding = (int(n) for n in window)
+        out = (size + 2 * padding - kernel) // stride + 1
+        if out < 1:
+            raise UserError(
+                f"{what} with kernel {kernel} does not fit an input of size {size}",
+                "choose a network for smaller images, or larger images",
+            )
+        size = out
+    return size
 
 
 def _fan_in(init: Initializer, fan_in: int) -> Initializer:
@@ -116,14 +139,23 @@ def _columns(units: int, expansion: int, space: int) -> Tensor:
     return (halves[:, :, None] * space + torch.arange(space)[None, None, :]).reshape(units, -1)
 
 
+class _Produced(NamedTuple):
+    """What one hidden layer makes: its units, as the next layer reads them."""
+
+    units: int
+    expansion: int
+    positions: tuple[int, ...]  # height and width; empty for a dense layer
+
+
 class _Layout:
     """Walks through a spec once, working out shapes, tensor names and readers."""
 
     def __init__(self, spec: NetSpec) -> None:
         self.spec = spec
         self.tensors = _Tensors()
-        self.layers: list[tuple[str, LayerFn, str, int]] = []
-        self.groups: list[tuple[int, int, int, int]] = []  # (layer, units, expansion, space when flattened)
+        self.layers: list[Layer] = []
+        self.produced: list[_Produced] = []
+        self.streams = Streams(spec)
         if not spec.body:
             raise UserError(f"network {spec.name!r} has no hidden layer", "give it at least one")
         shape = spec.inputs
@@ -158,8 +190,18 @@ class _Layout:
             out = (layer.width * act.expansion,)
         else:
             raise UserError(f"unknown layer kind {layer.kind!r}", "use dense or conv")
-        self.layers.append((site, _layer_fn(i, layer, len(shape) > 1), layer.act, act.expansion))
-        self.groups.append((i, layer.width, act.expansion, math.prod(out[1:])))
+        streams = self.streams.residual(i)
+        fn = _layer_fn(i, layer, len(shape) > 1)
+        is_site = not layer.options.get("linear", False)
+        self.layers.append(Layer(site, fn, layer.act, act.expansion, streams, is_site))
+        self.produced.append(_Produced(layer.width, act.expansion, out[1:]))
+        if streams:
+            first = self.produced[self.streams.opened_by(i)]
+            if (first.units, first.positions) != (layer.width, out[1:]):
+                raise UserError(
+                    f"{net}/{site} makes {layer.width} units at positions {out[1:]}, but the residual stream it "
+                    f"belongs to has {first.units} at {first.positions}"
+                )
         add(net, f"{site}.weight", weight, ("encoder", "weight", site), layer.weight_init)
         if layer.bias:
             init = _fan_in(layer.bias_init, math.prod(weight[1:]))
@@ -179,36 +221,46 @@ class _Layout:
         return [name for name, info in self.tensors.infos.items() if info.layer in sites]
 
     def unit_groups(self) -> tuple[UnitGroup, ...]:
-        net, last = self.spec.name, len(self.spec.body) - 1
-        trunk_end = last - self.spec.split
+        """One group for every activation site."""
+        net = self.spec.name
         found = []
-        for i, units, expansion, space in self.groups:
-            to_conv = i < last and self.spec.body[i + 1].kind == "conv"
-            columns = _columns(units, expansion, 1 if to_conv else space)
-            readers = [f"body.{i + 1}.weight"] if i < last else [f"head.{h}.weight" for h in self.spec.heads]
-            names = [f"{net}/{r}" for r in readers]
-            if i == trunk_end:  # frozen copies of the tail read the trunk's last units as well
-                names += [f"{net}/frozen.{j}.{r}" for j in range(self.spec.copies) for r in readers]
+        for i, layer in enumerate(self.layers):
+            if not layer.site:
+                continue
             own = {
                 k: f"{net}/body.{i}.{k}" if f"body.{i}.{k}" in self.tensors.shapes else None
                 for k in ("bias", "norm_scale", "norm_offset")
             }
-            consumers = tuple(Consumer(n, columns) for n in names)
             found.append(
                 UnitGroup(
                     net,
-                    f"body.{i}",
-                    units,
-                    self.spec.body[i].act,
-                    expansion,
+                    layer.name,
+                    self.produced[i].units,
+                    layer.act,
+                    layer.expansion,
                     f"{net}/body.{i}.weight",
                     own["bias"],
                     own["norm_scale"],
                     own["norm_offset"],
-                    consumers,
+                    tuple(c for j in self.streams.carriers(i) for c in self._consumers(i, j)),
+                    self.streams.residual(i),
                 )
             )
         return tuple(found)
+
+    def _consumers(self, i: int, carrier: int) -> list[Consumer]:
+        """Weights that read the units of layer i in the result of layer `carrier` (i itself, or a later sum)."""
+        net, count = self.spec.name, len(self.spec.body)
+        made, reader = self.produced[carrier], carrier + 1
+        to_conv = reader < count and self.spec.body[reader].kind == "conv"
+        columns = _columns(made.units, made.expansion, 1 if to_conv else math.prod(made.positions))
+        locals_ = (
+            [f"body.{reader}.weight"] if reader < count else [f"head.{h}.weight" for h in self.spec.heads]
+        )
+        names = [f"{net}/{name}" for name in locals_]
+        if i < count - self.spec.split <= reader:  # frozen copies of the tail read the trunk's last units too
+            names += [f"{net}/frozen.{j}.{name}" for j in range(self.spec.copies) for name in locals_]
+        return [Consumer(name, columns) for name in names]
 
 
 def build(

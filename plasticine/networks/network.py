@@ -8,11 +8,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Capture", "Network", "Site"]
+__all__ = ["Capture", "Layer", "Network", "Site"]
 
 LocalParams = Mapping[str, Tensor]
-#: One hidden layer: (input, parameters) -> (pre-activation, post-activation).
-LayerFn = Callable[[Tensor, LocalParams], tuple[Tensor, Tensor]]
+#: One hidden layer: (input, residual stream, parameters) -> (pre-activation, post-activation).
+LayerFn = Callable[[Tensor, Tensor, LocalParams], tuple[Tensor, Tensor]]
+
+
+class Layer(NamedTuple):
+    """A hidden layer, ready to be evaluated.
+
+    Attributes:
+        name: Activation site (``body.<i>``).
+        fn: Its forward function.
+        act, expansion: Activation name and columns per unit.
+        streams: Its pre-activation is the residual stream that later layers add to.
+        site: Whether it counts as an activation site (False: the layer is linear by design).
+    """
+
+    name: str
+    fn: LayerFn
+    act: str
+    expansion: int
+    streams: bool
+    site: bool
 
 
 class Site(NamedTuple):
@@ -39,6 +58,9 @@ class Network:
     With frozen copies the output of each head is ``live(x) + sum_j sign_j * frozen_j(x)`` over the active
     copies; gradients flow through all of them into the trunk, but only live tensors are trainable.
 
+    Images are laid out with channels last in memory (their shape stays [n, channels, height, width]), which is
+    several times faster on CPUs; parameters and the meaning of flattened features do not depend on it.
+
     Attributes:
         name: Network name; parameters are called ``<name>/<local name>`` outside.
         params: Trainable tensors by local name.
@@ -49,7 +71,7 @@ class Network:
     def __init__(
         self,
         name: str,
-        layers: list[tuple[str, LayerFn, str, int]],
+        layers: list[Layer],
         heads: tuple[str, ...],
         params: dict[str, Tensor],
         split: int,
@@ -63,8 +85,8 @@ class Network:
         self.signs = signs
         self._active_tensor = active
         self._layers = layers
-        self._trunk = [fn for _, fn, _, _ in layers[: len(layers) - split]]
-        self._tail = [fn for _, fn, _, _ in layers[len(layers) - split :]]
+        self._trunk = [(layer.fn, layer.streams) for layer in layers[: len(layers) - split]]
+        self._tail = [(layer.fn, layer.streams) for layer in layers[len(layers) - split :]]
         self._heads = [(h, f"head.{h}.weight", f"head.{h}.bias") for h in heads]
         self._copies: list[tuple[float, dict[str, Tensor]]] = []
         self.refresh()
@@ -87,8 +109,11 @@ class Network:
     def __call__(self, x: Tensor, params: LocalParams | None = None) -> dict[str, Tensor]:
         """Evaluate all heads on x [n, *inputs]; `params` replaces the network's own (same names)."""
         p = self.params if params is None else params
-        for layer in self._trunk:
-            x = layer(x, p)[1]
+        x = stream = _laid_out(x)
+        for layer, streams in self._trunk:
+            pre, x = layer(x, stream, p)
+            if streams:
+                stream = pre
         out = self._read(x, p)
         for sign, copy in self._copies:
             for head, y in self._read(x, copy).items():
@@ -96,19 +121,26 @@ class Network:
         return out
 
     def _read(self, x: Tensor, p: LocalParams) -> dict[str, Tensor]:
-        for layer in self._tail:
-            x = layer(x, p)[1]
+        stream = x
+        for layer, streams in self._tail:
+            pre, x = layer(x, stream, p)
+            if streams:
+                stream = pre
         if x.dim() > 2:
             x = x.flatten(1)
         return {head: torch.nn.functional.linear(x, p[w], p[b]) for head, w, b in self._heads}
 
     def capture(self, x: Tensor) -> Capture:
-        """Evaluate and keep every hidden layer's activations (live path)."""
+        """Evaluate and keep the activations of every site (live path)."""
         outputs = self(x) if self._copies else None
         sites = []
-        for name, layer, act, expansion in self._layers:
-            pre, x = layer(x, self.params)
-            sites.append(Site(name, pre, x, act, expansion))
+        x = stream = _laid_out(x)
+        for name, layer, act, expansion, streams, site in self._layers:
+            pre, x = layer(x, stream, self.params)
+            if streams:
+                stream = pre
+            if site:
+                sites.append(Site(name, pre, x, act, expansion))
         features = x.flatten(1)
         if outputs is None:
             outputs = {
@@ -116,3 +148,7 @@ class Network:
                 for h, w, b in self._heads
             }
         return Capture(outputs, tuple(sites), features)
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

@@ -29,7 +29,12 @@ class LayerSpec:
         norm: ``None``, ``layer_norm`` or ``rms_norm``, applied between linear map and non-linearity.
         weight_init, bias_init: Initialisers.
         bias: Whether the linear map has a bias.
-        options: ``kernel``, ``stride``, ``padding`` of a convolution; ``norm_eps``.
+        options: ``kernel``, ``stride``, ``padding`` of a convolution; ``pool``: kernel, stride and padding of a
+            maximum over positions before the non-linearity; ``norm_eps``. ``stream``: the layer's part in a
+            residual stream. ``open``: its result begins a stream; ``add``: its result is added to the stream,
+            and the sum goes on as the stream. The next layer reads the stream through the non-linearity.
+            ``linear``: True if the layer has no non-linearity by design. Methods that choose activations leave
+            it alone, and it is no activation site.
         writers: Which method set which property; used to detect conflicts.
     """
 
@@ -84,13 +89,15 @@ class NetSpec:
     def set_hidden(self, by: str, layers: Collection[int] | None = None, **properties: Any) -> NetSpec:
         """Set properties of the hidden layers with these indices (None = all) on behalf of method `by`.
 
+        ``act`` is not set where a layer is linear by design.
+
         Raises:
             SlotConflict: Another method has set one of them to a different value.
         """
         return replace(
             self,
             body=tuple(
-                _write(layer, f"{self.name}/body.{i}", by, properties)
+                _write(layer, f"{self.name}/body.{i}", by, _applicable(layer, properties))
                 if layers is None or i in layers
                 else layer
                 for i, layer in enumerate(self.body)
@@ -100,6 +107,12 @@ class NetSpec:
     def set(self, by: str, **properties: Any) -> NetSpec:
         """Set properties of the network itself on behalf of method `by`; same conflict rule."""
         return _write(self, self.name, by, properties)
+
+
+def _applicable(layer: LayerSpec, properties: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not layer.options.get("linear"):
+        return properties
+    return {k: v for k, v in properties.items() if k != "act"}
 
 
 def _write(spec: Any, where: str, by: str, properties: Mapping[str, Any]) -> Any:

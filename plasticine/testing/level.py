@@ -19,7 +19,8 @@ class _ToyEnv(VecEnv):
 
     exact_state: ClassVar = True
 
-    def __init__(self, num_envs: int, actions: str, goal: float, seed: int) -> None:
+    def __init__(self, num_envs: int, actions: str, goal: float, image_size: int | None, seed: int) -> None:
+        self._image_size = image_size
         self._discrete = actions == "discrete"
         self._goal = goal
         self._rng = np.random.Generator(np.random.PCG64(seed))
@@ -27,11 +28,23 @@ class _ToyEnv(VecEnv):
         self._t = np.zeros(num_envs, np.int64)
         self._noise = np.zeros(num_envs)
 
-    def _obs(self) -> NDArray[np.float32]:
+    def _obs(self) -> NDArray[Any]:
+        return self._numbers() if self._image_size is None else self._picture(self._image_size)
+
+    def _picture(self, size: int) -> NDArray[np.uint8]:
+        """The point as a bright spot, its clock as the grey of the background; the noise on a second channel."""
+        line = np.linspace(-1.3, 1.3, size)
+        far_x = line[None, None, :] - np.cos(self._x)[:, None, None]
+        far_y = line[None, :, None] - np.sin(self._x)[:, None, None]
+        spot = 200.0 * np.exp(-8.0 * (far_x**2 + far_y**2)) + 50.0 * (self._t / _EPISODE)[:, None, None]
+        noise = np.broadcast_to(128.0 + 30.0 * np.clip(self._noise, -4, 4)[:, None, None], spot.shape)
+        return np.stack((spot, noise), axis=1).astype(np.uint8)
+
+    def _numbers(self) -> NDArray[np.float32]:
         columns = (np.cos(self._x), np.sin(self._x), self._noise, self._t / _EPISODE, np.ones_like(self._x))
         return np.stack(columns, axis=1).astype(np.float32)
 
-    def reset(self) -> NDArray[np.float32]:
+    def reset(self) -> NDArray[Any]:
         """Start at angle 0."""
         self._x[...] = 0.0
         self._t[...] = 0
@@ -62,7 +75,7 @@ class _ToyEnv(VecEnv):
             "rng": self._rng.bit_generator.state,
         }
 
-    def load_state(self, state: dict[str, Any]) -> NDArray[np.float32]:
+    def load_state(self, state: dict[str, Any]) -> NDArray[Any]:
         """Restore `state`."""
         self._x[...] = state["x"]
         self._t[...] = state["t"]
@@ -72,13 +85,14 @@ class _ToyEnv(VecEnv):
 
 
 class ToyLevel(EnvLevel):
-    """A stream of goals on a circle. Observations are vectors of 5 numbers.
+    """A stream of goals on a circle. Observations are vectors of 5 numbers, or images of 2 channels.
 
     The environment draws the same random numbers whatever the agent does, so that two runs can be compared.
 
     Args:
         actions: ``discrete`` (3 of them) or ``continuous`` (2 components in -1..1).
         num_tasks, steps_per_task: Size of the stream, in environment steps summed over environments.
+        image_size: Height and width of the images; None for vectors.
         common: See `EnvLevel`.
     """
 
@@ -90,20 +104,25 @@ class ToyLevel(EnvLevel):
         actions: Literal["discrete", "continuous"],
         num_tasks: int,
         steps_per_task: int,
+        image_size: int | None = None,
         **common: Any,
     ) -> None:
         super().__init__(**common)
         self.actions = actions
         self.num_tasks = num_tasks
         self.steps_per_task = steps_per_task
+        self.image_size = image_size
 
     def spec(self) -> EnvSpec:
-        """Five observed numbers; three actions or two components."""
+        """Five observed numbers or an image; three actions or two components."""
         if self.actions == "discrete":
             action = ActionSpec("discrete", 3)
         else:
             action = ActionSpec("continuous", 2, (-1.0, -1.0), (1.0, 1.0))
-        return EnvSpec(f"toy/{self.actions}", (5,), "float32", action, self.num_envs, _EPISODE)
+        name, size = f"toy/{self.actions}", self.image_size
+        if size is not None:
+            return EnvSpec(name, (2, size, size), "uint8", action, self.num_envs, _EPISODE)
+        return EnvSpec(name, (5,), "float32", action, self.num_envs, _EPISODE)
 
     def tasks(self) -> tuple[Task, ...]:
         """Goals one radian apart."""
@@ -114,4 +133,4 @@ class ToyLevel(EnvLevel):
 
     def enter(self, task: Task, seed: int) -> VecEnv:
         """Environments with the goal of `task`."""
-        return _ToyEnv(self.num_envs, self.actions, task.options["goal"], seed)
+        return _ToyEnv(self.num_envs, self.actions, task.options["goal"], self.image_size, seed)

@@ -35,7 +35,17 @@ _TOY = {
     "normalize_reward": True,
     "normalizer_on_switch": "carry",
 }
-_AGENT = {"num_steps": 16, "num_minibatches": 2, "epochs": 2, "lr": 1e-3, "entropy_coef": 0.01}
+#: Sizes under which an agent trains in a fraction of a second, by the name of its YAML file.
+_AGENTS: dict[str, Config] = {
+    "ppo": {"num_steps": 16, "num_minibatches": 2, "epochs": 2, "lr": 1e-3, "entropy_coef": 0.01},
+    "pqn": {"num_steps": 16, "num_minibatches": 2, "epochs": 2, "lr": 1e-3, "layer_norm": False},
+}
+#: Networks as small, for images of 36 x 36.
+_NETWORKS: dict[str, Config] = {
+    "mlp": {"hidden": [8, 8]},
+    "nature_cnn": {"channels": [4, 4, 4], "hidden": [8]},
+    "impala": {"channels": [2, 3, 3], "hidden": [8]},
+}
 
 
 def method_names() -> list[str]:
@@ -52,10 +62,15 @@ def method_nodes(method: str, config_dir: str | Path | None = None) -> Config:
     return nodes
 
 
-@functools.lru_cache(maxsize=1)
-def _base() -> Config:
+@functools.cache
+def _base(agent: str, network: str) -> Config:
     return configure(
-        "agent=ppo", "network=mlp", "env=classic", "method=vanilla", "metrics=none", "tracker=none"
+        f"agent={agent}",
+        f"network={network}",
+        "env=classic",
+        "method=vanilla",
+        "metrics=none",
+        "tracker=none",
     )
 
 
@@ -66,19 +81,27 @@ def tiny_config(
     actions: str = "discrete",
     network: Mapping[str, Any] | None = None,
     agent: Mapping[str, Any] | None = None,
+    agent_name: str = "ppo",
+    network_name: str = "mlp",
 ) -> Config:
-    """A run of PPO on `ToyLevel`: 3 tasks of 3 iterations of 4 optimizer steps, two hidden layers of 8 units.
+    """A run on `ToyLevel`: 3 tasks of 3 iterations of 4 optimizer steps, hidden layers of a few units.
 
     Args:
         methods: Nodes by name, in order; none at all is allowed.
-        shared: One network for policy and value.
+        shared: One network for policy and value (PPO).
         actions: ``discrete`` or ``continuous``.
         network, agent: Values to change.
+        agent_name: YAML file of the agent: ``ppo`` or ``pqn``.
+        network_name: YAML file of the network. With ``nature_cnn`` and ``impala`` observations are images.
     """
-    config = copy.deepcopy(_base())
+    config = copy.deepcopy(_base(agent_name, network_name))
     config["env"] = {**_TOY, "actions": actions}
-    config["agent"] |= {**_AGENT, "shared_encoder": shared, **(agent or {})}
-    config["network"] |= {"hidden": [8, 8], **(network or {})}
+    if network_name != "mlp":
+        config["env"] |= {"image_size": 36, "normalize_obs": False}
+    config["agent"] |= {**_AGENTS[agent_name], **(agent or {})}
+    if agent_name == "ppo":
+        config["agent"]["shared_encoder"] = shared
+    config["network"] |= {**_NETWORKS[network_name], **(network or {})}
     config["method"] = {name: copy.deepcopy(dict(node)) for name, node in methods.items()}
     return config
 

@@ -12,7 +12,7 @@ from plasticine.core.noise import Streams
 from plasticine.errors import UserError
 from plasticine.networks.activations import activation
 from plasticine.networks.build import build
-from plasticine.networks.catalog import mlp
+from plasticine.networks.catalog import impala, mlp, nature_cnn
 from plasticine.networks.initializers import Initializer
 from plasticine.networks.spec import HeadSpec, LayerSpec, NetSpec, SlotConflict
 
@@ -35,6 +35,19 @@ def conv(width, act="relu", norm=None):
     )
 
 
+SAME = {"kernel": 3, "stride": 1, "padding": 1}
+COMMON = {"act": "relu", "norm": None, "init": "uniform_fan_in", "gain": 2.0, "bias_init": "uniform_fan_in"}
+
+
+def nature(**changes):
+    sizes = {"channels": [4, 5, 6], "kernels": [8, 4, 3], "strides": [4, 2, 1], "hidden": [7]}
+    return nature_cnn(**{**COMMON, **sizes, **changes})
+
+
+def residual(**changes):
+    return impala(**{**COMMON, "channels": [3, 4, 5], "blocks": 2, "hidden": [7], **changes})
+
+
 def built(spec, seed=0):
     streams = Streams(seed)
     return build(spec, lambda name: streams.once("init", name), CPU)
@@ -52,6 +65,14 @@ SPECS = {
     "conv_last": NetSpec("n", (3, 8, 8), (conv(4),), heads(a=3, b=1)),
     "norm": NetSpec("n", (6,), (dense(8, norm="layer_norm"), dense(7, norm="rms_norm")), heads(a=3)),
     "tail": NetSpec("n", (6,), (dense(8), dense(7)), heads(a=3, b=1), split=1, copies=2),
+    "nature": NetSpec("n", (2, 36, 36), nature(), heads(a=3, b=1)),
+    "nature_crelu": NetSpec("n", (2, 36, 36), nature(act="crelu"), heads(a=3)),
+    "impala": NetSpec("n", (3, 12, 12), residual(), heads(a=3, b=1)),
+    "impala_crelu": NetSpec("n", (3, 12, 12), residual(act="crelu"), heads(a=3)),
+    "impala_norm": NetSpec("n", (3, 12, 12), residual(norm="layer_norm"), heads(a=3)),
+    "impala_no_dense": NetSpec("n", (3, 12, 12), residual(hidden=[]), heads(a=3, b=1)),
+    "impala_tail": NetSpec("n", (3, 12, 12), residual(), heads(a=3, b=1), split=1, copies=2),
+    "impala_linear_tail": NetSpec("n", (3, 12, 12), residual(), heads(a=3, b=1), copies=2),
     "conv_tail": NetSpec("n", (3, 8, 8), (conv(4), dense(7)), heads(a=3), split=1, copies=2),
 }
 
@@ -66,6 +87,101 @@ def test_mlp_equals_pytorch():
         module.weight.data, module.bias.data = p[f"{site}.weight"].data, p[f"{site}.bias"].data
     x = torch.randn(5, 6)
     assert torch.allclose(network(x)["a"], reference(x), atol=1e-6)
+
+
+def with_params(module, params, site):
+    module.weight.data, module.bias.data = params[f"{site}.weight"].data, params[f"{site}.bias"].data
+    return module
+
+
+def test_nature_cnn_equals_pytorch():
+    network, _, _ = built(SPECS["nature"])
+    p = network.params
+    c, relu = nn.Conv2d, nn.ReLU()
+    modules = [c(2, 4, 8, 4), c(4, 5, 4, 2), c(5, 6, 3, 1)]
+    a, b, c3 = (with_params(m, p, f"body.{i}") for i, m in enumerate(modules))
+    dense_, head = nn.Linear(6, 7), nn.Linear(7, 3)
+    with_params(dense_, p, "body.3")
+    with_params(head, p, "head.a")
+    reference = nn.Sequential(a, relu, b, relu, c3, relu, nn.Flatten(), dense_, relu, head)
+    x = torch.randn(5, 2, 36, 36, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(network(x)["a"], reference(x), atol=1e-5)
+
+
+def impala_by_hand(p, x):
+    """The network of figure 3 in arXiv 1802.01561, written out for three stages of two blocks."""
+    layer = 0
+
+    def conv(x):
+        nonlocal layer
+        y = nn.functional.conv2d(x, p[f"body.{layer}.weight"], p[f"body.{layer}.bias"], padding=1)
+        layer += 1
+        return y
+
+    for _ in range(3):
+        x = nn.functional.max_pool2d(conv(x), 3, 2, 1)
+        for _ in range(2):
+            x = x + conv(torch.relu(conv(torch.relu(x))))
+    h = torch.relu(nn.functional.linear(torch.relu(x).flatten(1), p["body.15.weight"], p["body.15.bias"]))
+    return nn.functional.linear(h, p["head.a.weight"], p["head.a.bias"])
+
+
+def test_impala_equals_pytorch():
+    network, _, _ = built(SPECS["impala"])
+    x = torch.randn(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    expected = impala_by_hand(network.params, x)
+    assert torch.allclose(network(x)["a"], expected, atol=1e-5)
+    assert expected.std() > 0.05
+    mine, theirs = (
+        torch.autograd.grad(y.square().sum(), [v for k, v in network.params.items() if "head.b" not in k])
+        for y in (network(x)["a"], impala_by_hand(network.params, x))
+    )
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_impala_tells_streams_from_units_that_can_be_recycled():
+    """Per block: the first convolution's units are read once; the others add up to a stream."""
+    _, anatomy, _ = built(SPECS["impala"])
+    free = [g.site for g in anatomy.units if not g.residual]
+    assert free == [f"body.{i}" for i in (1, 3, 6, 8, 11, 13, 15)]
+    streams = {g.site: [c.weight for c in g.consumers] for g in anatomy.units if g.residual}
+    assert list(streams) == [f"body.{i}" for i in (0, 2, 5, 7, 10, 12, 14)]  # 4 and 9 are linear
+    assert streams["body.0"] == ["n/body.1.weight", "n/body.3.weight", "n/body.5.weight"]
+    assert streams["body.14"] == ["n/body.15.weight"]
+
+
+def test_layers_without_a_non_linearity_keep_none():
+    spec = SPECS["impala"].set_hidden("crelu", act="crelu").set_hidden("layer_norm", norm="layer_norm")
+    assert [i for i, layer in enumerate(spec.body) if layer.act == "identity"] == [4, 9]
+    assert all(layer.norm == "layer_norm" for layer in spec.body)
+    network, _, _ = built(spec)
+    assert network.params["body.1.weight"].shape == (3, 6, 3, 3)
+    assert network.params["body.5.weight"].shape == (4, 3, 3, 3)
+    assert network.params["body.15.weight"].shape == (7, 2 * 5 * 2 * 2)
+
+
+def test_convolutions_are_normalised_over_channels_and_positions():
+    spec = NetSpec("n", (3, 8, 8), (conv(4, norm="layer_norm"),), heads(a=1))
+    network, _, _ = built(spec)
+    p, x = network.params, torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        p["body.0.norm_scale"].copy_(torch.arange(4) + 0.5)
+        p["body.0.norm_offset"].copy_(torch.arange(4) - 1.0)
+    z = nn.functional.conv2d(x, p["body.0.weight"], p["body.0.bias"], 2, 1)
+    z = (z - z.mean((1, 2, 3), keepdim=True)) / (z.var((1, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+    z = z * p["body.0.norm_scale"].view(-1, 1, 1) + p["body.0.norm_offset"].view(-1, 1, 1)
+    assert torch.allclose(network.capture(x).sites[0].pre, z, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nature", "impala", "impala_norm", "impala_crelu"])
+def test_images_stay_laid_out_with_channels_last(name):
+    """Otherwise a convolution on a CPU takes several times as long; parameters are not laid out differently."""
+    network, _, _ = built(SPECS[name])
+    captured = network.capture(torch.randn(4, *SPECS[name].inputs))
+    images = [t for s in captured.sites for t in (s.pre, s.post) if t.dim() == 4 and t.shape[2] > 1]
+    assert len(images) > 3
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in images)
+    assert all(v.is_contiguous() for v in network.params.values())
 
 
 def test_normalisation_stands_between_map_and_activation():
@@ -92,30 +208,35 @@ def test_unit_groups_name_exactly_the_readers(name):
                     v.copy_(torch.randn_like(v))
             network.signs.copy_(torch.tensor([1.0, -1.0]))
         network.activate(2)
-    x = torch.randn(64, *spec.inputs)
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(256, *spec.inputs, generator=g)
     tensors = {**{f"n/{k}": v for k, v in network.params.items()}, **buffers}
-    assert len(anatomy.units) == len(spec.body)
-    for group in anatomy.units:
-        saved = {k: v.detach().clone() for k, v in tensors.items()}
-        unit = group.units - 1
+    saved = {k: v.detach().clone() for k, v in tensors.items()}
+
+    def moved(group, unit, kept):
+        """Whether the unit's incoming row shows in the output if only consumer `kept` reads the unit."""
         with torch.no_grad():
-            for consumer in group.consumers:
-                tensors[consumer.weight][:, consumer.columns[unit]] = 0.0
-            cut = {h: y.clone() for h, y in network(x).items()}
-            tensors[group.weight][unit] += 10.0 * torch.randn_like(tensors[group.weight][unit])
-            if (
-                group.norm_scale is None
-            ):  # a norm couples the units of a layer: rows are not independent there
-                still = network(x)
-                assert all(torch.allclose(cut[h], still[h], atol=1e-4) for h in cut), (name, group.site)
+            for j, consumer in enumerate(group.consumers):
+                if j != kept:
+                    tensors[consumer.weight][:, consumer.columns[unit]] = 0.0
+            before = {h: y.clone() for h, y in network(x).items()}
+            row = tensors[group.weight][unit]
+            row += 10.0 * torch.randn(row.shape, generator=g)
+            after = network(x)
             for k, v in tensors.items():
                 v.copy_(saved[k])
-            original = network(x)
-            assert any(not torch.allclose(cut[h], original[h], atol=1e-4) for h in cut) or not activation(
-                group.act
-            )
-            readers = sum(len(c.columns[unit]) for c in group.consumers)
-            assert readers > 0
+        return any(not torch.allclose(before[h], after[h], atol=1e-4) for h in before)
+
+    assert len(anatomy.units) == sum(not layer.options.get("linear") for layer in spec.body)
+    for group in anatomy.units:
+        assert group.consumers
+        for unit in (0, group.units - 1):
+            coupled = group.norm_scale is not None  # a norm couples the units of its layer
+            assert coupled or not moved(group, unit, kept=None), (group.site, unit, "has another reader")
+            for j, consumer in enumerate(group.consumers):
+                assert consumer.columns.shape[0] == group.units
+                draws = (moved(group, unit, kept=j) for _ in range(8))  # a draw may leave a unit silent
+                assert any(draws), (group.site, unit, consumer.weight, "does not read it")
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -197,6 +318,32 @@ def test_initialisers_have_the_moments_they_claim(init, shape):
             lambda: built(NetSpec("n", (6,), (conv(8),), heads(a=1))),
             "is a convolution but its input",
         ),
+        (lambda: built(replace(SPECS["impala"], split=2, copies=1)), "begin inside a residual stream"),
+        (
+            lambda: built(
+                NetSpec("n", (3, 8, 8), (replace(conv(8), options={**SAME, "stream": "add"}),), {})
+            ),
+            "none was opened",
+        ),
+        (
+            lambda: built(
+                NetSpec(
+                    "n",
+                    (3, 8, 8),
+                    (
+                        replace(conv(8), options={**SAME, "stream": "open"}),
+                        replace(conv(4), options={**SAME, "stream": "add"}),
+                    ),
+                    {},
+                )
+            ),
+            "makes 4 units",
+        ),
+        (lambda: built(replace(SPECS["nature"], inputs=(2, 30, 30))), "does not fit an input of size"),
+        (lambda: residual(channels=[]), "network.channels="),
+        (lambda: residual(blocks=0), "network.blocks="),
+        (lambda: nature(kernels=[8, 4]), "network.kernels has 2 entries, network.channels has 3"),
+        (lambda: nature(hidden=[0]), "network.hidden="),
         (lambda: Initializer("orthogonl"), "did you mean 'orthogonal'"),
         (
             lambda: mlp(hidden=[], act="relu", norm=None, init="orthogonal", gain=1.0, bias_init="zeros"),
