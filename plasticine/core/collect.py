@@ -32,6 +32,7 @@ class Collector:
             RewardNormalizer(spec.num_envs, agent.gamma) if level.normalize_reward else None
         )
         self._policy = level.normalizer_on_switch
+        self._sign_clip = level.reward_sign_clip
         shape = (spec.num_envs, *spec.obs_shape)
         dtype = np.float32 if self.obs_normalizer else np.dtype(spec.obs_dtype)
         self._obs = np.zeros(shape, dtype)
@@ -87,11 +88,14 @@ class Collector:
             self._returns += out.reward
             self._lengths += 1 if valid is None else valid
             self.env_steps += self.spec.num_envs if valid is None else int(valid.sum())
-            scaled = (
-                out.reward
-                if self.reward_normalizer is None
-                else self.reward_normalizer.observe(out.reward, done)
-            )
+            learnt = out
+            cut = done  # where the return that is learnt from ends
+            if out.life_lost is not None:
+                cut = done | out.life_lost
+                learnt = out._replace(terminated=out.terminated | out.life_lost)
+            scaled = np.sign(out.reward) if self._sign_clip else out.reward
+            if self.reward_normalizer is not None:
+                scaled = self.reward_normalizer.observe(scaled, cut)
             final = None
             ended = done.any()
             if ended:
@@ -100,7 +104,7 @@ class Collector:
             self._see(out.obs)
             if ended and final is None and self._next_step:
                 final = self._obs  # the final observation is what the agent sees next
-            agent.record(out, scaled, final, valid)
+            agent.record(learnt, scaled, final, valid)
 
     def _final_obs(self, raw: NDArray[Any] | None) -> NDArray[Any] | None:
         if raw is None:

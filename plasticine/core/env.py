@@ -94,6 +94,9 @@ class StepOut(NamedTuple):
         truncated: [num_envs] bool, the episode was cut (time limit): what follows still has value.
         final_obs: [num_envs, *obs_shape]; rows where an episode ended hold its last observation, other rows
             are unspecified. ``None`` if no episode ended in this step, or if the simulator cannot tell.
+        life_lost: [num_envs] bool, a setback that the agent is to learn from as if the episode had terminated
+            although it goes on: returns and lengths are counted to the real end. False where the episode ended.
+            ``None`` if there was none.
     """
 
     obs: Array
@@ -101,6 +104,7 @@ class StepOut(NamedTuple):
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     final_obs: Array | None
+    life_lost: NDArray[np.bool_] | None = None
 
 
 class VecEnv(ABC):
@@ -163,6 +167,8 @@ class EnvLevel(ABC):
 
     #: Degree of non-stationarity; the grouping key ``level`` of every run.
     level: Literal["standard", "continual", "open"]
+    #: Learn from the sign of the reward (before `normalize_reward` scales it). Logged returns are always raw.
+    reward_sign_clip: bool = False
 
     def __init__(
         self,

@@ -69,6 +69,7 @@ class Trace:
     reward: Array
     terminated: Array
     truncated: Array
+    life_lost: Array
     finals: list[tuple[int, int, Array]] = field(default_factory=list)
     episodes: list[tuple[int, float, int]] = field(default_factory=list)
 
@@ -77,7 +78,7 @@ class Trace:
         return (
             all(
                 np.array_equal(getattr(self, name), getattr(other, name))
-                for name in ("obs", "reward", "terminated", "truncated")
+                for name in ("obs", "reward", "terminated", "truncated", "life_lost")
             )
             and len(self.finals) == len(other.finals)
             and all(
@@ -95,6 +96,7 @@ def record(env: VecEnv, spec: EnvSpec, actions: Array) -> Trace:
         np.empty((steps, num), dtype=np.float32),
         np.empty((steps, num), dtype=np.bool_),
         np.empty((steps, num), dtype=np.bool_),
+        np.zeros((steps, num), dtype=np.bool_),
     )
     returns, lengths = np.zeros(num), np.zeros(num, dtype=np.int64)
     for i, action in enumerate(actions):
@@ -102,6 +104,8 @@ def record(env: VecEnv, spec: EnvSpec, actions: Array) -> Trace:
         _check_out(out, spec)
         trace.obs[i], trace.reward[i] = out.obs, out.reward
         trace.terminated[i], trace.truncated[i] = out.terminated, out.truncated
+        if out.life_lost is not None:
+            trace.life_lost[i] = out.life_lost
         returns += out.reward
         lengths += 1
         for e in np.flatnonzero(out.terminated | out.truncated).tolist():
@@ -115,6 +119,8 @@ def record(env: VecEnv, spec: EnvSpec, actions: Array) -> Trace:
 def _check_out(out: StepOut, spec: EnvSpec) -> None:
     _check_obs(out.obs, spec, "step().obs")
     wanted = {"reward": np.float32, "terminated": np.bool_, "truncated": np.bool_}
+    if out.life_lost is not None:
+        wanted["life_lost"] = np.bool_
     for name, dtype in wanted.items():
         array = getattr(out, name)
         _require(
@@ -123,6 +129,12 @@ def _check_out(out: StepOut, spec: EnvSpec) -> None:
         )
     _require(np.isfinite(out.reward).all(), "rewards must be finite")
     _require(not (out.terminated & out.truncated).any(), "a step cannot be terminated and truncated at once")
+    if out.life_lost is not None:
+        _require(out.life_lost.any(), "life_lost is None unless a life was lost")
+        _require(
+            not (out.life_lost & (out.terminated | out.truncated)).any(),
+            "life_lost is False where the episode ended",
+        )
     if out.final_obs is not None:
         _check_obs(out.final_obs, spec, "step().final_obs")
         _require((out.terminated | out.truncated).any(), "final_obs is None unless an episode ended")
@@ -184,14 +196,26 @@ def _run(level: EnvLevel, task: Task, seed: int, actions: Array) -> tuple[Array,
     return first, trace
 
 
-def check_seeding(level: EnvLevel, *, steps: int = 50, seed: int = 3) -> None:
-    """The same (task, seed) gives the same stream, another seed and another environment another one."""
+def check_seeding(level: EnvLevel, *, steps: int = 50, seed: int = 3, random: bool = True) -> None:
+    """The same (task, seed) gives the same stream, another seed and another environment another one.
+
+    Args:
+        level: The level; its first task is played.
+        steps: Steps compared.
+        seed: Seed of the environment and the actions.
+        random: False if the task leaves nothing to chance: then the seed must change nothing.
+    """
     task, spec = level.tasks()[0], level.spec()
     actions = scripted_actions(spec, steps, seed)
     first, trace = _run(level, task, seed, actions)
     first_again, again = _run(level, task, seed, actions)
     _require(np.array_equal(first, first_again) and trace.same(again), "the same seed gives the same stream")
     first_other, other = _run(level, task, seed + 1, actions)
+    if not random:
+        _require(
+            np.array_equal(first, first_other) and trace.same(other), "a task without chance ignores the seed"
+        )
+        return
     _require(
         not (np.array_equal(first, first_other) and trace.same(other)), "another seed gives another stream"
     )
@@ -295,7 +319,9 @@ def check_plain(state: Any, path: str = "state") -> None:
         _require(type(state) is not float or not math.isnan(state), f"{path}: is not a number")
 
 
-def check_env_level(level: EnvLevel, *, episode_steps: int, state_before: int, state_after: int) -> None:
+def check_env_level(
+    level: EnvLevel, *, episode_steps: int, state_before: int, state_after: int, random: bool = True
+) -> None:
     """Run all checks.
 
     Args:
@@ -303,10 +329,11 @@ def check_env_level(level: EnvLevel, *, episode_steps: int, state_before: int, s
         episode_steps: Steps in which at least one episode of the first task ends.
         state_before: Steps before the state is saved.
         state_after: Steps compared afterwards.
+        random: See `check_seeding`.
     """
     check_stream(level)
     check_tasks(level)
-    check_seeding(level)
+    check_seeding(level, random=random)
     check_switch(level)
     check_episode_end(level, steps=episode_steps)
     check_state(level, before=state_before, after=state_after)

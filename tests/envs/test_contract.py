@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, StepOut, Task, VecEnv
-from plasticine.envs.contract import ContractError, check_env_level, check_plain
+from plasticine.envs.contract import ContractError, check_env_level, check_plain, check_seeding
 
 
 class ToyEnv(VecEnv):
@@ -41,7 +41,16 @@ class ToyEnv(VecEnv):
             if self.defect == "final is first":
                 final = self.at.copy()
         terminated = ended if self.defect == "both flags" else np.zeros(2, dtype=np.bool_)
-        return StepOut(self.at, reward, terminated, ended, final)
+        lost = None
+        if self.steps == 5 and final is None:
+            lost = np.array([True, False])
+        if self.defect == "life lost at the end" and final is not None:
+            lost = ended
+        if self.defect == "no life lost":
+            lost = np.zeros(2, dtype=np.bool_)
+        if self.defect == "lives as numbers":
+            lost = np.ones(2, dtype=np.int64)
+        return StepOut(self.at, reward, terminated, ended, final, lost)
 
     def state(self) -> Any:
         random = self.rng.bit_generator.state["state"]
@@ -102,6 +111,9 @@ def test_a_sound_level_passes():
         ("nan", "rewards must be finite"),
         ("both flags", "terminated and truncated at once"),
         ("limit", "exceeds the time limit"),
+        ("life lost at the end", "life_lost is False where the episode ended"),
+        ("no life lost", "life_lost is None unless a life was lost"),
+        ("lives as numbers", "life_lost must be a bool array"),
         ("final is first", "final_obs is the last observation"),
         ("seed ignored", "another seed"),
         ("shared stream", "independent streams"),
@@ -117,6 +129,12 @@ def test_a_sound_level_passes():
 def test_defects_are_found(defect, message):
     with pytest.raises(ContractError, match=message):
         check(defect)
+
+
+def test_a_level_without_chance_ignores_the_seed():
+    check_seeding(Toy("seed ignored"), random=False)
+    with pytest.raises(ContractError, match="ignores the seed"):
+        check_seeding(Toy(""), random=False)
 
 
 def test_plain_state_has_no_integer_beyond_64_bits():
