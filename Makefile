@@ -53,7 +53,7 @@ install: .venv/.ready ## only set up .venv
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv \
 	    || { $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python .venv/bin/python install pip; }
 	$(IN) python -m pip install $(TORCH)
-	$(IN) python -m pip install -c constraints.txt -e '.[dmc,dev]'
+	$(IN) python -m pip install -c constraints.txt -e '.[dmc,ale,procgen,craftax,dev]'
 	@touch $@
 
 clean: ## remove caches and build products (not .venv, never runs/)

@@ -37,13 +37,17 @@ def first_step(*arguments: str) -> float:
         subprocess.run([*COMMAND, *arguments, "budget=smoke"], cwd=folder, check=True, capture_output=True)
         starts = []
         for record in Path(folder).rglob("metrics.jsonl"):
-            first = next(row for line in record.open() if (row := json.loads(line)).get("event") == "task_start")
+            first = next(
+                row for line in record.open() if (row := json.loads(line)).get("event") == "task_start"
+            )
             starts.append(first["t"] / 1000)
         return min(starts) - began
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     rounds = range(parser.parse_args().rounds)
     print(f"  {'plasticine-run --help':46s} {min(help_text() for _ in rounds):5.2f} s")

@@ -179,7 +179,7 @@ class EnvLevel(ABC):
         normalizer_on_switch: NormalizerOnSwitch,
     ) -> None:
         if num_envs < 1:
-            raise UserError(f"env.num_envs={num_envs} must be at least 1")
+            raise UserError(f"env.num_envs={num_envs} must be at least 1", "set env.num_envs=1 or more")
         self.num_envs = num_envs
         self.normalize_obs = normalize_obs
         self.normalize_reward = normalize_reward
