@@ -146,6 +146,11 @@ def _check_groups(words: Any, schema: Schema) -> None:
             continue
         values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
         options = schema.options(group)
+        for chosen in (v for v in values if isinstance(v, list)):
+            names = [str(getattr(v, "text", v)) for v in chosen]
+            twice = next((n for n in names if names.count(n) > 1), None)
+            if twice is not None:
+                raise UserError(f"{word}: {group} {twice!r} is chosen twice", "name it once")
         for value in chain.from_iterable(v if isinstance(v, list) else [v] for v in values):
             name = str(getattr(value, "text", value))
             if value is None:
@@ -258,4 +263,6 @@ def _fits(value: Any, kind: type) -> bool:
         return isinstance(text, int) or (isinstance(text, float) and text.is_integer())
     if kind is float:
         return isinstance(text, (int, float))
+    if kind in (list, dict):  # one rule or a list of rules: what a container may hold, its owner knows
+        return isinstance(text, (list, dict))
     return isinstance(text, kind)

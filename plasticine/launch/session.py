@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,15 @@ def _jobs(configs: Sequence[dict[str, Any]], launch_dir: Path) -> list[Job]:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise a UserError if run folders cannot be made in `folder`; makes nothing itself."""
+    """Raise a UserError if run folders cannot be made in `folder`; leaves nothing behind."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        problem = "is not writable" if existing.is_dir() else "is not a folder"
-        raise UserError(f"runs_dir={folder}: {existing} {problem}", "choose another one: runs_dir=/path")
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".plasticine-", dir=existing))  # permissions alone do not tell
+    except OSError as error:
+        raise UserError(
+            f"runs_dir={folder}: no folder can be made in {existing} ({error.strerror})",
+            "choose another one: runs_dir=/path",
+        ) from error
 
 
 def _carry_out(

@@ -25,6 +25,7 @@ CASES = [
     ("seed=true", "seed must be an integer"),
     ("agent.gamma=high", "agent.gamma must be a number"),
     ("compute.compile=1", "compute.compile must be true or false"),
+    ("method=[vanilla,vanilla]", "method 'vanilla' is chosen twice"),
     ("network.hidden=64", "network.hidden must be a list"),
     ("env.offset=3", "env.offset must be a mapping"),
     ("-m seed=1,two", "seed must be an integer, not 'two'"),
