@@ -12,10 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
+from torch.optim.radam import radam
 
 from plasticine.core.state import OptState, Params
 
-__all__ = ["Adam", "Optimizer"]
+__all__ = ["Adam", "Optimizer", "RAdam"]
 
 
 class Optimizer(ABC):
@@ -107,3 +108,32 @@ class Adam(Optimizer):
                 tensor.masked_fill_(mask, 0.0)
         if mask is None:
             self._steps[i].zero_()
+
+
+class RAdam(Adam):
+    """Adam whose steps are rectified while the second moment has seen few gradients (Liu et al., arXiv 1908.03265).
+
+    As in PyTorch: the first five steps of a tensor follow the first moment alone, ``lr * m / (1 - beta1^t)``; later
+    ones are Adam's times the rectification term of the paper. State, and what happens when weights are overwritten,
+    are Adam's: a wholly overwritten tensor begins again with unadapted steps.
+
+    Args:
+        betas: Decay of first and second moment.
+        eps: Added to the root of the second moment.
+    """
+
+    def step(self, grads: Sequence[Tensor], lr: float) -> None:
+        """One step over all bound parameters."""
+        radam(
+            self._params,
+            list(grads),
+            self._first,
+            self._second,
+            self._steps,
+            foreach=True,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=lr,
+            weight_decay=0.0,
+            eps=self.eps,
+        )

@@ -24,11 +24,15 @@ __all__ = ["check_method", "check_pair"]
 
 Nodes = dict[str, dict[str, Any]]
 
-#: Both kinds of encoders and of actions.
+#: Both kinds of encoders and of actions, and an agent without a policy.
 _VARIANTS: dict[str, dict[str, Any]] = {
     "separate": {"shared": False, "actions": "continuous"},
     "shared": {"shared": True, "actions": "discrete"},
+    "values": {"agent_name": "pqn", "actions": "discrete"},
 }
+#: A part of the networks of each variant, to confine a method to.
+_SCOPES = {"separate": ["actor/*"], "shared": ["shared/body.*"], "values": ["q/body.*"]}
+_WHERE = {"separate": "separate encoders", "shared": "shared encoders", "values": "action values"}
 _HOOKS = ("edit_network", "edit_optimizer", "loss_term", "wrap_grad", "after_step", "intervene")
 #: Iterations before a run is interrupted and continued: in the middle of a task and of the run.
 _INTERRUPTED_AFTER = 5
@@ -37,7 +41,9 @@ _INTERRUPTED_AFTER = 5
 def check_method(
     method: str | Mapping[str, Mapping[str, Any]], *, config_dir: str | Path | None = None
 ) -> None:
-    """Check that a method keeps the contract, with PPO on `ToyLevel`, separate and shared encoders.
+    """Check that a method keeps the contract on `ToyLevel`: PPO with separate and shared encoders, and PQN.
+
+    A method may refuse PQN (with a `UserError` when it is built), for instance because it needs a policy.
 
     It builds and trains; everything stays finite; no tensor is replaced or moves in memory; trainable tensors are
     leaves and nothing else shares their memory; the random numbers of environment, actions and minibatches and
@@ -58,7 +64,9 @@ def check_method(
     nodes = _eager(nodes)
     classes = [type(m) for m in build_methods(nodes)]
     for variant in _VARIANTS:
-        where = f"{'+'.join(nodes)} ({variant} encoders)"
+        where = f"{'+'.join(nodes)} ({_WHERE[variant]})"
+        if variant == "values" and _refused(nodes):
+            continue
         _check_run(record(_config(nodes, variant)), _baseline(variant), classes, where)
         strong = record(_config(_changed(nodes, "strong"), variant))
         _check_run(strong, _baseline(variant), classes, f"{where}, strong")
@@ -92,6 +100,15 @@ def check_pair(first: str, second: str, *, train: bool = True) -> str:
 def method_nodes_cached(method: str) -> Nodes:
     """`method_nodes`, composed once per process."""
     return method_nodes(method)
+
+
+def _refused(nodes: Nodes) -> bool:
+    """Whether the methods refuse the agent without a policy."""
+    try:
+        assemble_parts(_config(nodes, "values"))
+    except UserError:
+        return True
+    return False
 
 
 # -- configurations ------------------------------------------------------------------------------------------
@@ -216,14 +233,14 @@ def _check_neutral(nodes: Nodes, classes: list[type[Method]], variant: str, wher
 # -- scope ---------------------------------------------------------------------------------------------------
 def _check_scope(nodes: Nodes, variant: str, classes: list[type[Method]], where: str) -> None:
     """Only tensors in scope are touched, and networks out of scope start and train as the baseline's do."""
-    scope = ["actor/*"] if variant == "separate" else ["shared/body.*"]
+    scope = _SCOPES[variant]
     narrow = {name: {**node, "scope": scope} for name, node in nodes.items()}
     config = _config(narrow, variant, max_grad_norm=None)  # clipping would couple the networks
     try:
         with _watching(classes) as strays:
             run = record(config)
     except UserError:
-        assert variant == "shared", f"{where}: refuses scope {scope}"
+        assert variant != "separate", f"{where}: refuses scope {scope}"
         return
     assert not strays, f"{where}: {strays[0]}, which is out of scope {scope}"
     if variant != "separate":

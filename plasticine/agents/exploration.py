@@ -1,0 +1,35 @@
+"""Random actions now and then, less often as a run goes on."""
+
+from __future__ import annotations
+
+from plasticine.errors import UserError
+
+__all__ = ["LinearEpsilon"]
+
+
+class LinearEpsilon:
+    """Probability of a random action, falling linearly over the first part of a run and constant afterwards.
+
+    Args:
+        start, end: Probabilities, 0..1.
+        fraction: Part of the run after which `end` is reached, in (0, 1].
+
+    Raises:
+        UserError: A number is out of range.
+    """
+
+    def __init__(self, *, start: float, end: float, fraction: float) -> None:
+        for key, value in (("start", start), ("end", end)):
+            if not 0.0 <= value <= 1.0:
+                raise UserError(
+                    f"agent.epsilon_{key}={value} is not a probability", "choose a number in 0..1"
+                )
+        if not 0.0 < fraction <= 1.0:
+            raise UserError(f"agent.epsilon_fraction={fraction} must lie in (0, 1]")
+        self.start = start
+        self.end = end
+        self.fraction = fraction
+
+    def at(self, progress: float) -> float:
+        """The probability when the part `progress` (0..1) of the run is done."""
+        return self.start + (self.end - self.start) * min(1.0, progress / self.fraction)

@@ -1,0 +1,249 @@
+"""PQN: parallelised Q-learning without memory or slow copies (Gallici et al., arXiv 2407.04811)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from plasticine.agents.exploration import LinearEpsilon
+from plasticine.agents.following import following
+from plasticine.agents.observations import Observations
+from plasticine.agents.q_lambda import lambda_returns
+from plasticine.core.agent import Agent, Phase
+from plasticine.core.env import EnvSpec, StepOut
+from plasticine.core.noise import Streams
+from plasticine.core.optim import RAdam
+from plasticine.core.state import TrainState
+from plasticine.errors import UserError
+from plasticine.memory.rollout import Rollout
+from plasticine.networks.initializers import Initializer
+from plasticine.networks.network import Network
+from plasticine.networks.spec import HeadSpec, LayerSpec, NetSpec
+
+__all__ = ["PQN", "QMinibatch"]
+
+
+class QMinibatch(NamedTuple):
+    """Rows of a rollout: network inputs [n, *obs_shape], actions [n] int64, values to learn [n]."""
+
+    obs: Tensor
+    actions: Tensor
+    targets: Tensor
+
+
+class PQN(Agent):
+    """Q-learning from short rollouts of several environments, for discrete actions.
+
+    A rollout is collected epsilon-greedily. Its targets are lambda-returns of the action values under the weights
+    that collected it, computed once. Then a few epochs of minibatches minimise half the mean squared error of the
+    chosen actions' values. Instead of slow copies, layer normalisation of the hidden layers keeps this stable.
+
+    An episode that is cut is bootstrapped from its true final observation. Epsilon follows the progress at the
+    latest optimizer step: the first rollout uses `epsilon_start`, as does the second.
+
+    Args:
+        num_steps: Steps per environment in one rollout.
+        num_minibatches, epochs: Each epoch splits the rollout into this many minibatches.
+        gamma, q_lambda: Discount and trace decay.
+        lr, anneal_lr: Learning rate of RAdam; anneal it linearly to 0 over the run.
+        adam_betas, adam_eps: RAdam's constants.
+        max_grad_norm: Clip the global gradient norm (None = never).
+        epsilon_start, epsilon_end, epsilon_fraction: Random actions are taken with a probability that falls
+            linearly over this part of the run.
+        layer_norm: Normalise every hidden layer that the ``network`` group has left without a normalisation.
+        head_init, head_gain: Weight initialiser of the output layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_steps: int,
+        num_minibatches: int,
+        epochs: int,
+        gamma: float,
+        q_lambda: float,
+        lr: float,
+        anneal_lr: bool,
+        adam_betas: Sequence[float],
+        adam_eps: float,
+        max_grad_norm: float | None,
+        epsilon_start: float,
+        epsilon_end: float,
+        epsilon_fraction: float,
+        layer_norm: bool,
+        head_init: str,
+        head_gain: float,
+    ) -> None:
+        for key, value in (
+            ("num_steps", num_steps),
+            ("num_minibatches", num_minibatches),
+            ("epochs", epochs),
+        ):
+            if value < 1:
+                raise UserError(f"agent.{key}={value} must be at least 1")
+        if not 0.0 <= q_lambda <= 1.0:
+            raise UserError(f"agent.q_lambda={q_lambda} must lie in 0..1")
+        self.collect_steps = num_steps
+        self.num_minibatches = num_minibatches
+        self.epochs = epochs
+        self.gamma = gamma
+        self.q_lambda = q_lambda
+        self.lr = lr
+        self.anneal_lr = anneal_lr
+        self.adam_betas = (adam_betas[0], adam_betas[1])
+        self.adam_eps = adam_eps
+        self.max_grad_norm = max_grad_norm
+        self.epsilon = LinearEpsilon(start=epsilon_start, end=epsilon_end, fraction=epsilon_fraction)
+        self.layer_norm = layer_norm
+        self.head = (Initializer(head_init, head_gain), Initializer("constant", 0.0))
+
+    # -- building --------------------------------------------------------------------------------------------
+    def check_env(self, env: EnvSpec) -> None:
+        """Discrete actions only; the rollout must hold a row for every minibatch."""
+        if env.action.kind != "discrete":
+            raise UserError(
+                f"pqn chooses among discrete actions, but {env.name} has {env.action.n} continuous components",
+                "use agent=ppo or agent=td3",
+            )
+        if self.collect_steps * env.num_envs < self.num_minibatches:
+            raise UserError(
+                f"a rollout of {self.collect_steps} steps x {env.num_envs} environments cannot be split into "
+                f"{self.num_minibatches} minibatches",
+                "lower agent.num_minibatches or raise agent.num_steps or env.num_envs",
+            )
+
+    def networks(self, env: EnvSpec, body: Sequence[LayerSpec]) -> tuple[NetSpec, ...]:
+        """``q``, with one output per action."""
+        net = NetSpec("q", env.obs_shape, tuple(body), {"q": HeadSpec(env.action.n, *self.head)})
+        if not self.layer_norm:
+            return (net,)
+        bare = [i for i, layer in enumerate(net.body) if layer.norm is None]
+        return (net.set_hidden("agent.layer_norm", bare, norm="layer_norm"),)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One phase trains everything."""
+        radam = RAdam(betas=self.adam_betas, eps=self.adam_eps)
+        return (Phase("update", ("q",), radam, self.max_grad_norm, ("td_loss", "q_value")),)
+
+    def updates_per_iteration(self, env: EnvSpec) -> int:
+        """Every epoch takes one step per minibatch."""
+        return self.epochs * self.num_minibatches
+
+    def bind(
+        self,
+        env: EnvSpec,
+        networks: Mapping[str, Network],
+        state: TrainState,
+        streams: Streams,
+        device: torch.device,
+    ) -> None:
+        """Allocate the rollout."""
+        self._q = networks["q"]
+        self._streams, self._device, self._env = streams, device, env
+        self._rollout = Rollout(env, self.collect_steps)
+        self._input = Observations(env, device)
+        self._values = torch.zeros(self.collect_steps, env.num_envs, device=device)
+        self._progress = 0.0
+        self._data: QMinibatch | None = None
+        self._explained_variance = float("nan")
+
+    # -- collecting ------------------------------------------------------------------------------------------
+    def begin_collect(self) -> None:
+        """Draw when to act at random, and how, for the whole rollout."""
+        shape = (self.collect_steps, self._env.num_envs)
+        generator = self._streams["act"]
+        explore = torch.rand(shape, generator=generator) < self.epsilon.at(self._progress)
+        random = torch.randint(self._env.action.n, shape, generator=generator)
+        self._explore = list(explore.unbind(0))
+        self._random = list(random.unbind(0))
+        self._rollout.begin()
+
+    @torch.no_grad()
+    def act(self, obs: NDArray[Any]) -> NDArray[Any]:
+        """The action of largest value, or a random one; keeps the largest values for the targets."""
+        rollout = self._rollout
+        t = rollout.t
+        best = self._q(self._input(rollout.put_obs(obs)))["q"].max(dim=-1)
+        self._values[t] = best.values
+        stored = rollout.action_rows[t]
+        stored.copy_(torch.where(self._explore[t], self._random[t], best.indices.cpu()))
+        return rollout.action_np()
+
+    def record(
+        self,
+        out: StepOut,
+        reward: NDArray[Any],
+        final_obs: NDArray[Any] | None,
+        valid: NDArray[np.bool_] | None,
+    ) -> None:
+        """Store the transition."""
+        self._rollout.record(reward, out.terminated, out.truncated, final_obs, valid)
+
+    # -- learning --------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def prepare(self, next_obs: NDArray[Any]) -> None:
+        """Compute the targets under the weights that collected the rollout."""
+        r, values = self._rollout, self._values
+        last = self._best(torch.from_numpy(next_obs))
+        after = following(r, values, last, self._best, truncation_is_termination=False)
+        targets = lambda_returns(r.rewards.to(self._device), values, *after, self.gamma, self.q_lambda)
+        # Images stay bytes until their minibatch is learnt from.
+        obs, actions = self._input.moved(r.obs.flatten(0, 1)), r.actions.flatten(0, 1).to(self._device)
+        data, old = QMinibatch(obs, actions, targets.flatten()), values.flatten()
+        if not bool(r.valid.all()):
+            keep = r.valid.flatten().nonzero().squeeze(1).to(self._device)
+            data, old = QMinibatch(*(x.index_select(0, keep) for x in data)), old.index_select(0, keep)
+        self._data = data
+        spread = data.targets.var(correction=0)
+        unexplained = (data.targets - old).var(correction=0)
+        self._explained_variance = float(1.0 - unexplained / spread) if float(spread) > 0 else float("nan")
+
+    def _best(self, obs: Tensor) -> Tensor:
+        return self._input.map(lambda x: self._q(x)["q"].amax(dim=-1), obs)
+
+    def batches(self, progress: float) -> Iterator[tuple[str, float, QMinibatch]]:
+        """Every epoch: a new permutation of the rollout, cut into minibatches."""
+        assert self._data is not None
+        self._progress = progress
+        lr = self.lr * (1.0 - progress) if self.anneal_lr else self.lr
+        data = self._data
+        count = min(self.num_minibatches, data.targets.shape[0])
+        for _ in range(self.epochs):
+            order = torch.randperm(data.targets.shape[0], generator=self._streams["minibatch"])
+            for part in order.to(self._device).tensor_split(count):
+                obs, actions, targets = (x.index_select(0, part) for x in data)
+                yield "update", lr, QMinibatch(self._input(obs), actions, targets)
+
+    def loss(self, phase: str, batch: QMinibatch) -> tuple[Tensor, Sequence[Tensor]]:
+        """Half the mean squared error of the values of the actions taken."""
+        values = self._q(batch.obs)["q"].gather(-1, batch.actions[:, None]).squeeze(-1)
+        loss = 0.5 * (values - batch.targets).square().mean()
+        return loss, (loss.detach(), values.detach().mean())
+
+    # -- looking ---------------------------------------------------------------------------------------------
+    def probe_inputs(self, count: int, generator: Generator) -> Mapping[str, Tensor]:
+        """Random rows of the latest rollout."""
+        assert self._data is not None
+        rows = self._data.obs.shape[0]
+        pick = torch.randperm(rows, generator=generator)[: min(count, rows)].to(self._device)
+        return {"q": self._input(self._data.obs.index_select(0, pick))}
+
+    def statistics(self) -> dict[str, float]:
+        """Probability of a random action; explained variance of the targets by the largest action values."""
+        return {
+            "epsilon": self.epsilon.at(self._progress),
+            "explained_variance": self._explained_variance,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Where the run is, for the exploration of the next rollout."""
+        return {"progress": self._progress}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore `state`."""
+        self._progress = float(state["progress"])
