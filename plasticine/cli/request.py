@@ -233,6 +233,9 @@ def _typed(override: Override, current: Any, word: str) -> str:
     if wrong:
         shown_value = getattr(wrong[0], "text", wrong[0])
         now = OmegaConf.to_container(current) if OmegaConf.is_config(current) else current
+        if kind is list and isinstance(wrong[0], dict):
+            key, _, text = word.partition("=")
+            raise UserError(f"{word}: {key} must be a list", f"write '{key}=[{text}]'")
         raise UserError(
             f"{word}: {override.key_or_group} must be {_NAMES[kind]}, not {shown_value!r}",
             f"the configuration says {override.key_or_group}={now}",
@@ -263,6 +266,4 @@ def _fits(value: Any, kind: type) -> bool:
         return isinstance(text, int) or (isinstance(text, float) and text.is_integer())
     if kind is float:
         return isinstance(text, (int, float))
-    if kind in (list, dict):  # one rule or a list of rules: what a container may hold, its owner knows
-        return isinstance(text, (list, dict))
     return isinstance(text, kind)

@@ -97,7 +97,7 @@ class Method:
         if self.needs_when and not self.when:
             raise UserError(
                 f"method {name!r} never acts: it has no rule",
-                f"set method.{name}.when, e.g. {{every: 10, unit: iterations}} or {{on: task_switch}}",
+                f"set method.{name}.when, e.g. [{{every: 10, unit: iterations}}] or [{{on: task_switch}}]",
             )
         if self.when and not overrides(self, "intervene"):
             raise UserError(f"method {name!r} does not act on a schedule", f"remove method.{name}.when")

@@ -134,7 +134,7 @@ def _rule(entry: Mapping[str, Any], method: str) -> When:
         )
         raise UserError(
             f"when rule {fields} of method {method!r}: {what}",
-            "write {every: 10, unit: iterations}, {on: task_switch} or {at: 0.5, of: run}",
+            "write [{every: 10, unit: iterations}], [{on: task_switch}] or [{at: 0.5, of: run}]",
         )
     rule = When(**fields)
     if rule.every is not None and (not isinstance(rule.every, int) or rule.every < 1):

@@ -77,7 +77,7 @@ class PlasticityInjection(Method):
         if count == 0 and any(rule.on is not None for rule in self.when):
             raise UserError(
                 f"method {self.name!r} never injects: this stream has no {self.when[0].on}",
-                f"set method.{self.name}.when={{at: 0.5, of: run}}",
+                f"set method.{self.name}.when=[{{at: 0.5, of: run}}]",
             )
 
     def intervene(self, op: Operation) -> dict[str, float]:

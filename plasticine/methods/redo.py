@@ -85,7 +85,7 @@ class Redo(Method):
             if rule.on in ("run_start", "task_start"):
                 raise UserError(
                     f"method {self.name!r} cannot act on {rule.on}: there are no observations yet",
-                    f"set method.{self.name}.when={{on: task_switch}} or {{every: 10}}",
+                    f"set method.{self.name}.when=[{{on: task_switch}}] or [{{every: 10}}]",
                 )
         if not recyclable(anatomy):
             raise UserError(

@@ -98,7 +98,7 @@ class ShrinkAndPerturb(Method):
         if not self.when and (moments == "reset" or targets == "copy"):
             raise UserError(
                 f"{here}: moments=reset and targets=copy need a rule, or they would apply at every step",
-                f"set {here}.when={{on: task_switch}}, or moments=keep and targets=keep",
+                f"set {here}.when=[{{on: task_switch}}], or moments=keep and targets=keep",
             )
         self.shrink = shrink
         self.noise = noise

@@ -27,6 +27,7 @@ CASES = [
     ("compute.compile=1", "compute.compile must be true or false"),
     ("method=[vanilla,vanilla]", "method 'vanilla' is chosen twice"),
     ("network.hidden=64", "network.hidden must be a list"),
+    ("network.hidden={a:1}", "write 'network.hidden=[{a:1}]'"),
     ("env.offset=3", "env.offset must be a mapping"),
     ("-m seed=1,two", "seed must be an integer, not 'two'"),
     ("-m seed=9-0", "write seed=0-9"),
