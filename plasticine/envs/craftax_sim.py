@@ -119,7 +119,7 @@ class CraftaxSim:
         numbers = first + jax.numpy.arange(self.reset_batch)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
         obs, state = jax.vmap(self._env.reset_env, in_axes=(0, None))(keys, params)
-        return self._strong(state), self._observe(obs)
+        return state, self._observe(obs)
 
     def _place(self, state: Any, worlds: Any, slots: Any, rows: Any) -> Any:
         return self._jax.tree.map(lambda s, w: s.at[rows].set(w[slots], mode="drop"), state, worlds)
@@ -134,11 +134,7 @@ class CraftaxSim:
         terminated = jax.vmap(self._env.is_terminal, in_axes=(0, None))(state, endless)
         flags = state.achievements.astype(bool)
         reward = reward.astype(jax.numpy.float32)
-        return self._strong(state), self._observe(obs), reward, terminated, done & ~terminated, flags
-
-    def _strong(self, state: Any) -> Any:
-        """Fix the types of all leaves, as JAX would compile again for a leaf that came from a literal."""
-        return self._jax.tree.map(lambda x: self._jax.lax.convert_element_type(x, x.dtype), state)
+        return state, self._observe(obs), reward, terminated, done & ~terminated, flags
 
 
 def _narrow(array: NDArray[Any]) -> NDArray[Any]:

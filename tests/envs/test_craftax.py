@@ -113,19 +113,36 @@ def test_equals_stock_craftax_through_deaths_and_time_limits():
     assert env.episode_extras() == {}
 
 
-def test_the_tally_is_part_of_the_state():
-    found = classic(max_episode_steps=10)
+def test_running_returns_and_the_tally_are_part_of_the_state():
+    found = classic(max_episode_steps=60)
     spec = found.spec()
     env = enter(found)
     env.reset()
-    record(env, spec, scripted_actions(spec, 15, 0))
+    record(env, spec, scripted_actions(spec, 110, 0))
     state = env.state()
+    assert state["episodes"] >= 3
+    assert state["returns"].any()  # rewards of the unfinished episodes
     other = enter(found)
     other.load_state(state)
-    actions = scripted_actions(spec, 10, 1)
+    actions = scripted_actions(spec, 15, 1)
     record(env, spec, actions)
     record(other, spec, actions)
     assert other.episode_extras() == env.episode_extras() != {}
+
+
+def test_packed_states_are_small_and_exact():
+    sim = load_sim("craftax_classic_symbolic", SMALL["reset_batch"])
+    jax = importlib.import_module("jax")
+    fields = {"map": np.full((3, 64, 64), 127), "timestep": np.array([0, 5, 128])}
+    fields["player_food"] = np.array([-129, 0, 40_000])
+    fields = {name: value.astype(np.int32) for name, value in fields.items()}
+    state = sim.empty(3).replace(**fields)
+    packed = sim.pack(state)
+    assert [packed[f".{name}"].dtype for name in fields] == [np.int8, np.int16, np.int32]
+    again = sim.unpack(packed, 3)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        assert a.dtype == b.dtype
+        assert np.array_equal(a, b)
 
 
 def test_tiers_follow_the_rewards_of_the_simulator():
