@@ -20,13 +20,13 @@ def test_standard_procgen_keeps_the_contract():
 
 
 def test_a_stream_of_single_levels_keeps_the_contract_and_leaves_nothing_to_chance():
-    found = level("continual_procgen", num_tasks=3, cycles=2)
+    found = level("continual_procgen", num_tasks=3, cycles=2, num_envs=2)
     check_env_level(found, episode_steps=300, state_before=100, state_after=150, random=False)
     assert (found.level, found.spec().name) == ("continual", "continual_procgen/starpilot")
 
 
 def test_a_stream_of_all_games_keeps_the_contract():
-    found = level("continual_procgen", shift="task", game="all", num_levels=0)
+    found = level("continual_procgen", shift="task", game="all", num_levels=0, num_envs=2)
     check_env_level(found, episode_steps=300, state_before=100, state_after=150)
     assert tuple(task.name for task in found.tasks()) == GAMES
     assert len(GAMES) == 16
@@ -71,7 +71,7 @@ def test_images_rewards_and_ends_are_those_of_procgen():
 
 
 def test_logged_returns_are_sums_of_raw_rewards():
-    found = level("standard_procgen", game="fruitbot")
+    found = level("standard_procgen", game="fruitbot", num_envs=2)
     actions = scripted_actions(found.spec(), 400, 2)
     collector, agent = play(found, 2, actions)
     env = found.enter(found.tasks()[0], 2)
