@@ -1,122 +1,126 @@
-"""What the collector hands to the agent, and what it writes down as an episode."""
+"""The env-step loop on a scripted environment: what the agent is handed, and what is counted."""
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from plasticine.core.collect import Collector
-from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, StepOut, Task, VecEnv
-from plasticine.core.normalize import RewardNormalizer
+from plasticine.core.env import ActionSpec, EnvSpec, StepOut, VecEnv
 
-REWARDS = np.array([[3, 0], [-2, 5], [0, 7], [4, -1], [1, 1], [9, 2]], dtype=np.float32)
-#: (step, environment)
-LOST = [(1, 0), (2, 1), (4, 0)]
-ENDED = [(3, 0), (5, 1)]
-
-
-class ScriptedEnv(VecEnv):
-    def __init__(self, lives: bool) -> None:
-        self.lives, self.at = lives, -1
-
-    def reset(self) -> Any:
-        return np.zeros((2, 1), dtype=np.float32)
-
-    def step(self, actions: Any) -> StepOut:
-        self.at += 1
-        at = {
-            name: np.array([(self.at, e) in places for e in range(2)])
-            for name, places in (("lost", LOST), ("ended", ENDED))
-        }
-        obs = np.full((2, 1), self.at, dtype=np.float32)
-        final = obs + 100 if at["ended"].any() else None
-        lost = at["lost"] if self.lives and at["lost"].any() else None
-        return StepOut(obs, REWARDS[self.at], at["ended"], np.zeros(2, dtype=bool), final, lost)
+#: Length and kind of the ending of every episode of the two environments, in turn.
+EPISODES = (
+    ((3, "terminated"), (4, "truncated"), (2, "terminated")),
+    ((5, "truncated"), (2, "terminated"), (9, "truncated")),
+)
 
 
-class ScriptedLevel(EnvLevel):
-    level = "standard"
+class Scripted(VecEnv):
+    """Observation = (episode number, step in episode); reward = 10 x episode + step."""
 
-    def __init__(self, *, lives: bool, sign: bool, normalize: bool) -> None:
-        super().__init__(
-            num_envs=2, normalize_obs=False, normalize_reward=normalize, normalizer_on_switch="carry"
-        )
-        self.lives, self.reward_sign_clip = lives, sign
+    def __init__(self, autoreset: str) -> None:
+        self.next_step = autoreset == "next_step"
 
-    def spec(self) -> EnvSpec:
-        return EnvSpec("scripted/lives", (1,), "float32", ActionSpec("discrete", 2), 2)
+    def reset(self):
+        self.episode = np.zeros(2, int)
+        self.at = np.zeros(2, int)
+        self.over = np.zeros(2, bool)
+        return self._obs()
 
-    def tasks(self) -> tuple[Task, ...]:
-        return (Task(0, "only", 12),)
+    def _obs(self):
+        return np.stack([self.episode, self.at], 1).astype(np.float32)
 
-    def enter(self, task: Task, seed: int) -> VecEnv:
-        return ScriptedEnv(self.lives)
+    def step(self, actions):
+        reward, term, trunc = np.zeros(2, np.float32), np.zeros(2, bool), np.zeros(2, bool)
+        for i in range(2):
+            if self.over[i]:  # the action is ignored, the reset observation comes with reward 0
+                self.over[i], self.at[i] = False, 0
+                self.episode[i] += 1
+                continue
+            self.at[i] += 1
+            reward[i] = 10 * self.episode[i] + self.at[i]
+            length, kind = EPISODES[i][self.episode[i]]
+            if self.at[i] == length:
+                (term if kind == "terminated" else trunc)[i] = True
+        done = term | trunc
+        final = None
+        if self.next_step:
+            self.over |= done
+        elif done.any():
+            final = self._obs()
+            self.episode[done] += 1
+            self.at[done] = 0
+        return StepOut(self._obs(), reward, term, trunc, final)
 
 
 class Listener:
-    """An agent that only remembers what it is told."""
-
     gamma = 0.9
 
-    def __init__(self) -> None:
-        self.told: list[tuple[StepOut, Any, Any]] = []
+    def __init__(self):
+        self.rows = []
 
-    def begin_collect(self) -> None:
+    def begin_collect(self):
         pass
 
-    def act(self, obs: Any) -> Any:
-        return np.zeros(2, dtype=np.int64)
+    def act(self, obs):
+        self.obs = obs.copy()
+        return np.zeros(2, np.int64)
 
-    def record(self, out: StepOut, reward: Any, final_obs: Any, valid: Any) -> None:
-        assert valid is None
-        self.told.append((out, np.array(reward), None if final_obs is None else final_obs.copy()))
-
-
-def play(*, lives: bool = True, sign: bool = False, normalize: bool = False) -> tuple[Collector, Listener]:
-    level, agent = ScriptedLevel(lives=lives, sign=sign, normalize=normalize), Listener()
-    collector = Collector(level.spec(), level, agent)
-    collector.enter(level.enter(level.tasks()[0], 0), 0, switch=False)
-    collector.collect(len(REWARDS))
-    return collector, agent
+    def record(self, out, reward, final_obs, valid):
+        final = None if final_obs is None else final_obs.copy()
+        self.rows.append((self.obs, reward.copy(), out.terminated.copy(), out.truncated.copy(), final, valid))
 
 
-def places(rows: list[Any]) -> list[tuple[int, int]]:
-    return [tuple(p) for p in np.argwhere(np.stack(rows)).tolist()]
+def collected(autoreset: str, steps: int):
+    spec = EnvSpec("test/scripted", (2,), "float32", ActionSpec("discrete", 2), 2, None, autoreset)  # type: ignore[arg-type]
+    level = SimpleNamespace(
+        normalize_obs=False, normalize_reward=False, normalizer_on_switch="carry", reward_sign_clip=False
+    )
+    agent = Listener()
+    collector = Collector(spec, level, agent)  # type: ignore[arg-type]
+    collector.enter(Scripted(autoreset), 0, switch=False)
+    collector.collect(steps)
+    return collector, agent.rows
 
 
-def test_a_lost_life_is_terminal_for_learning_and_nothing_for_the_log():
-    collector, agent = play()
-    assert places([out.terminated for out, _, _ in agent.told]) == sorted(LOST + ENDED)
-    assert [(e.episodic_return, e.length) for e in episodes(collector)] == [(5.0, 4), (14.0, 6)]
-    assert [step for step, (_, _, final) in enumerate(agent.told) if final is not None] == [3, 5]
-    assert agent.told[3][2][0] == 103
-    assert collector.env_steps == 12
+#: Steps after which both environments have ended the same episodes: two resets of the first cost a row each.
+STEPS = {"same_step": 9, "next_step": 11}
 
 
-def test_without_lives_the_log_is_the_same_and_the_agent_sees_only_true_ends():
-    collector, agent = play(lives=False)
-    assert places([out.terminated for out, _, _ in agent.told]) == ENDED
-    assert episodes(collector) == episodes(play()[0])
+@pytest.mark.parametrize("autoreset", STEPS)
+def test_the_raw_record_is_the_same_for_both_ways_to_reset(autoreset):
+    collector, _ = collected(autoreset, STEPS[autoreset])
+    ended = sorted((e.episodic_return, e.length) for e in collector.drain())
+    assert ended == [(6.0, 3), (15.0, 5), (23.0, 2), (43.0, 2), (50.0, 4)]
 
 
-def test_signs_are_learnt_from_and_points_are_logged():
-    collector, agent = play(sign=True)
-    assert np.array_equal([reward for _, reward, _ in agent.told], np.sign(REWARDS))
-    assert episodes(collector) == episodes(play()[0])
-    assert np.array_equal([reward for _, reward, _ in play()[1].told], REWARDS)
+def test_rows_that_only_reset_are_marked_and_not_counted():
+    collector, rows = collected("next_step", 12)
+    for _, reward, _, _, _, valid in rows:
+        assert valid is not None
+        assert (reward[~valid] == 0).all()
+        assert (reward[valid] > 0).all()
+    invalid = np.array([~r[5] for r in rows])
+    done = np.array([r[2] | r[3] for r in rows])
+    assert np.array_equal(invalid[1:], done[:-1])
+    assert invalid.sum() == 5
+    assert collector.env_steps == 24 - 5
 
 
-@pytest.mark.parametrize("sign", [False, True])
-def test_the_normalised_return_restarts_where_a_life_was_lost(sign):
-    _, agent = play(sign=sign, normalize=True)
-    expected = RewardNormalizer(2, Listener.gamma)
-    rows = np.sign(REWARDS) if sign else REWARDS
-    for step, (_, reward, _) in enumerate(agent.told):
-        done = np.array([(step, e) in LOST + ENDED for e in range(2)])
-        assert np.array_equal(reward, expected.observe(rows[step], done))
+@pytest.mark.parametrize("autoreset", STEPS)
+def test_the_final_observation_belongs_to_the_episode_that_ended(autoreset):
+    _, rows = collected(autoreset, STEPS[autoreset])
+    seen = 0
+    for obs, _, terminated, truncated, final, _ in rows:
+        for i in np.flatnonzero(terminated | truncated):
+            assert final[i].tolist() == [obs[i][0], obs[i][1] + 1]
+            seen += 1
+    assert seen == 5
 
 
-def episodes(collector: Collector) -> list[Any]:
-    return list(collector.finished)
+def test_every_row_counts_when_nothing_resets_separately():
+    collector, rows = collected("same_step", 7)
+    assert collector.env_steps == 14
+    assert all(r[5] is None for r in rows)
