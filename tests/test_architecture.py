@@ -40,6 +40,10 @@ HOMES = {
     "omegaconf": {"cli", "hydra_plugins", "api", "cell", "launch"},
     "mlflow": {"tracking", "doctor"},
     "gymnasium": {"envs", "doctor"},
+    "ale_py": {"envs", "doctor"},
+    "procgen": {"envs", "doctor"},
+    "jax": {"envs", "doctor"},
+    "craftax": {"envs", "doctor"},
     "dm_control": {"envs", "doctor"},
     "mujoco": {"envs", "doctor"},
 }
