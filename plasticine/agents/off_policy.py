@@ -164,8 +164,10 @@ class OffPolicy(Agent):
         self._replay.observe(next_obs)
 
     def on_task_switch(self) -> None:
-        """Abandon the running episodes; old transitions go when the new task's first step is taken, if at all."""
-        self._replay.cut()
+        """Old transitions go when the new task's first step is taken, if at all.
+
+        The abandoned episodes' last transitions are complete since `prepare`.
+        """
         self._stale = self.on_switch == "clear"
 
     # -- learning --------------------------------------------------------------------------------------------

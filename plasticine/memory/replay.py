@@ -92,14 +92,13 @@ class Replay:
         self.stored = 0
         self.transitions = 0
 
-    def cut(self) -> None:
-        """Episodes are abandoned: what comes next follows nothing."""
-        self._open[...] = -1
-        self._known = False
-
     # -- writing ---------------------------------------------------------------------------------------------
     def observe(self, obs: Array) -> None:
-        """Store observations [num_envs, *obs_shape]; the ones just stored may be given again."""
+        """Store observations [num_envs, *obs_shape] to act on next; the ones just stored may be given again.
+
+        Others than those, without a step in between, belong to new episodes (another task, a simulator that began
+        anew): they follow nothing.
+        """
         if self._known and np.array_equal(obs, self._last):
             return
         self._append(obs, self._lanes)

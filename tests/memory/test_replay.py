@@ -89,7 +89,6 @@ class World:
             m.observe(self.obs)
 
     def restart(self):
-        self.memory.cut()
         self.obs = np.stack([self.first() for _ in range(self.spec.num_envs)])
 
 
