@@ -129,6 +129,23 @@ def test_holds_exactly_the_latest_transitions(autoreset, frames, num_envs, steps
         assert set(drawn) == set(held)
 
 
+@pytest.mark.parametrize("frames", [1, 4])
+def test_writing_through_the_device_is_the_same(frames):
+    """What is stored by tensor operations, as on another device, equals what is stored through shared memory."""
+    spec = make_spec(frames, 3)
+    draws = []
+    for host in (True, False):
+        memory = Replay(spec, 300, frames=frames, device=HOST)
+        memory._host = memory._host if host else None
+        w = World(memory, spec, frames)
+        for _ in range(200):
+            w.step()
+        memory.observe(w.obs)
+        draws.append(rows(memory.sample(200, torch.Generator().manual_seed(0), HOST)))
+    assert draws[0] == draws[1]
+    assert set(draws[1]) <= {row for lane in w.truth for row in lane}
+
+
 def test_samples_are_uniform_over_unequal_environments():
     """Four standard errors around equal frequencies, although terminal slots are spread unevenly."""
     spec = make_spec(1, 2)
