@@ -78,7 +78,7 @@ def test_workers_save_and_end_when_their_parent_is_killed(launcher):
 
 
 def test_a_worker_killed_from_outside_costs_one_run_only(launcher):
-    process = launcher.start("-m", "seed=0-2", "env.steps_per_task=40000", "launcher.workers=2")
+    process = launcher.start("-m", "seed=0-2", "env.steps_per_task=200000", "launcher.workers=2")
     first, _ = launcher.wait_for("running", count=2, steps=1)
     victim = status(first)["pid"]
     assert victim in children(process.pid)
