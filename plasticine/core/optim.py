@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 from torch.optim.radam import radam
 
 from plasticine.core.state import OptState, Params
@@ -79,20 +78,22 @@ class Adam(Optimizer):
 
     def step(self, grads: Sequence[Tensor], lr: float) -> None:
         """One fused Adam step over all bound parameters."""
-        adam(
+        torch._foreach_add_(self._steps, 1)
+        # The kernel behind torch.optim.Adam(fused=True), called without the sorting of tensors by device and
+        # type in front of it: the bound parameters are of one kind.
+        torch._fused_adam_(
             self._params,
             list(grads),
             self._first,
             self._second,
             [],
             self._steps,
-            fused=True,
-            amsgrad=False,
+            lr=lr,
             beta1=self.betas[0],
             beta2=self.betas[1],
-            lr=lr,
             weight_decay=0.0,
             eps=self.eps,
+            amsgrad=False,
             maximize=False,
         )
 
