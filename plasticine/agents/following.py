@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plasticine.memory.rollout import Rollout
 
-__all__ = ["Following", "following"]
+__all__ = ["Following", "explained_variance", "following"]
 
 
 class Following(NamedTuple):
@@ -63,3 +63,10 @@ def following(
         known[list(t), list(i)] = True
     terminated = rollout.terminated | (rollout.truncated & ~known)
     return Following(next_values, terminated.to(device), done)
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """``1 - var(returns - values) / var(returns)``: 1 = perfect, NaN if the returns [n] are constant."""
+    spread = returns.var(correction=0)
+    unexplained = (returns - values).var(correction=0)
+    return float(1.0 - unexplained / spread) if float(spread) > 0 else float("nan")

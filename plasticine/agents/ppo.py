@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from plasticine.agents.following import following
+from plasticine.agents.following import explained_variance, following
 from plasticine.agents.gae import advantages
 from plasticine.agents.observations import Observations
 from plasticine.agents.policies import Categorical, DiagonalGaussian
@@ -224,9 +224,7 @@ class PPO(Agent):
             keep = r.valid.flatten().nonzero().squeeze(1).to(self._device)
             data = Minibatch(*(x.index_select(0, keep) for x in data))
         self._data = data
-        spread = data.returns.var(correction=0)
-        unexplained = (data.returns - data.values).var(correction=0)
-        self._explained_variance = float(1.0 - unexplained / spread) if float(spread) > 0 else float("nan")
+        self._explained_variance = explained_variance(data.values, data.returns)
 
     def _value(self, obs: Tensor) -> Tensor:
         return self._input.map(lambda x: self._critic(x)["value"].squeeze(-1), obs)

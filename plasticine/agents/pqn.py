@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from plasticine.agents.exploration import LinearEpsilon
-from plasticine.agents.following import following
+from plasticine.agents.following import explained_variance, following
 from plasticine.agents.observations import Observations
 from plasticine.agents.q_lambda import lambda_returns
 from plasticine.core.agent import Agent, Phase
@@ -199,9 +199,7 @@ class PQN(Agent):
             keep = r.valid.flatten().nonzero().squeeze(1).to(self._device)
             data, old = QMinibatch(*(x.index_select(0, keep) for x in data)), old.index_select(0, keep)
         self._data = data
-        spread = data.targets.var(correction=0)
-        unexplained = (data.targets - old).var(correction=0)
-        self._explained_variance = float(1.0 - unexplained / spread) if float(spread) > 0 else float("nan")
+        self._explained_variance = explained_variance(old, data.targets)
 
     def _best(self, obs: Tensor) -> Tensor:
         return self._input.map(lambda x: self._q(x)["q"].amax(dim=-1), obs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,10 +81,6 @@ class NetSpec:
     split: int = 0
     copies: int = 0
     writers: Writers = field(default_factory=dict)
-
-    def map_hidden(self, edit: Callable[[LayerSpec], LayerSpec]) -> NetSpec:
-        """Return the network with every hidden layer replaced by ``edit(layer)``."""
-        return replace(self, body=tuple(edit(layer) for layer in self.body))
 
     def set_hidden(self, by: str, layers: Collection[int] | None = None, **properties: Any) -> NetSpec:
         """Set properties of the hidden layers with these indices (None = all) on behalf of method `by`.
