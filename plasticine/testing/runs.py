@@ -35,10 +35,22 @@ _TOY = {
     "normalize_reward": True,
     "normalizer_on_switch": "carry",
 }
+#: An iteration of agents with a replay memory: 32 environment steps, 4 batches; the first 16 steps are idle.
+_MEMORY: Config = {
+    "batch_size": 8,
+    "learning_starts": 16,
+    "train_frequency": 8,
+    "iteration_steps": 32,
+    "capacity": 400,
+    "lr": 1e-3,
+    "checkpoint_replay": True,
+}
 #: Sizes under which an agent trains in a fraction of a second, by the name of its YAML file.
 _AGENTS: dict[str, Config] = {
     "ppo": {"num_steps": 16, "num_minibatches": 2, "epochs": 2, "lr": 1e-3, "entropy_coef": 0.01},
     "pqn": {"num_steps": 16, "num_minibatches": 2, "epochs": 2, "lr": 1e-3, "layer_norm": False},
+    "td3": _MEMORY,
+    "c51": {**_MEMORY, "atoms": 11, "v_min": -8.0, "v_max": 8.0, "target_frequency": 24},
 }
 #: Networks as small, for images of 36 x 36.
 _NETWORKS: dict[str, Config] = {
@@ -91,7 +103,7 @@ def tiny_config(
         shared: One network for policy and value (PPO).
         actions: ``discrete`` or ``continuous``.
         network, agent: Values to change.
-        agent_name: YAML file of the agent: ``ppo`` or ``pqn``.
+        agent_name: YAML file of the agent: ``ppo``, ``pqn``, ``td3`` or ``c51``.
         network_name: YAML file of the network. With ``nature_cnn`` and ``impala`` observations are images.
     """
     config = copy.deepcopy(_base(agent_name, network_name))
