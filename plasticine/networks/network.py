@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Capture", "Layer", "Network", "Site"]
+from plasticine.networks.tap import LayerFn, LocalParams, Site, Tap
 
-LocalParams = Mapping[str, Tensor]
-#: One hidden layer: (input, residual stream, parameters) -> (pre-activation, post-activation).
-LayerFn = Callable[[Tensor, Tensor, LocalParams], tuple[Tensor, Tensor]]
+__all__ = ["Capture", "Layer", "LayerFn", "LocalParams", "Network", "Site"]
 
 
 class Layer(NamedTuple):
@@ -32,16 +30,6 @@ class Layer(NamedTuple):
     expansion: int
     streams: bool
     site: bool
-
-
-class Site(NamedTuple):
-    """Activations of one hidden layer: see `plasticine.core.metric.SiteProbe`."""
-
-    name: str
-    pre: Tensor
-    post: Tensor
-    act: str
-    expansion: int
 
 
 class Capture(NamedTuple):
@@ -85,11 +73,29 @@ class Network:
         self.signs = signs
         self._active_tensor = active
         self._layers = layers
-        self._trunk = [(layer.fn, layer.streams) for layer in layers[: len(layers) - split]]
-        self._tail = [(layer.fn, layer.streams) for layer in layers[len(layers) - split :]]
+        self._split = split
+        self._tap: Tap | None = None
+        self._arrange([layer.fn for layer in layers])
         self._heads = [(h, f"head.{h}.weight", f"head.{h}.bias") for h in heads]
         self._copies: list[tuple[float, dict[str, Tensor]]] = []
         self.refresh()
+
+    def _arrange(self, fns: Sequence[LayerFn]) -> None:
+        pairs = [(fn, layer.streams) for fn, layer in zip(fns, self._layers, strict=True)]
+        first = len(pairs) - self._split
+        self._trunk, self._tail = pairs[:first], pairs[first:]
+
+    def tap(self) -> Tap:
+        """Let evaluations be looked at from now on. A network that nobody taps does not pay for the possibility."""
+        if self._tap is None:
+            self._tap = tap = Tap(self.params)
+            self._arrange(
+                [
+                    tap.around(layer.name, layer.fn, layer.act, layer.expansion) if layer.site else layer.fn
+                    for layer in self._layers
+                ]
+            )
+        return self._tap
 
     @property
     def active(self) -> int:
