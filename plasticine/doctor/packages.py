@@ -24,6 +24,7 @@ REQUIRED = {
     "gymnasium": ">=1.1,<2",
     "mlflow": ">=3.13,<4",
     "rich": ">=13",
+    "submitit": ">=1.5.4,<1.6",
 }
 
 
@@ -37,7 +38,6 @@ class Optional(NamedTuple):
 
 _DMC = 'pip install "dm-control>=1.0.50" "mujoco>=3.17,<4"'
 OPTIONAL = (
-    Optional(("submitit",), "launcher=slurm", 'pip install "submitit>=1.5"'),
     Optional(("dm-control",), "DeepMind Control levels", _DMC),
     Optional(("mujoco",), "DeepMind Control levels", _DMC),
     Optional(("ale-py",), "Atari levels", 'pip install "ale-py>=0.11"'),

@@ -96,7 +96,7 @@ def test_missing_and_old_packages():
 def test_optional_packages_are_told_with_their_command():
     checks = check_packages({k: v for k, v in GOOD.items() if k in REQUIRED}, "3.11.7")
     told = {c.name: c.fix for c in checks if c.severity == "info"}
-    assert set(told) == {"submitit", "dm-control", "mujoco", "ale-py", "procgen-mirror", "jax", "craftax"}
+    assert set(told) == {"dm-control", "mujoco", "ale-py", "procgen-mirror", "jax", "craftax"}
     assert all(fix.startswith("pip install") for fix in told.values())
 
 
