@@ -111,10 +111,15 @@ class Learner:
         return Learner(agent, tuple(methods), networks, anatomy, state, streams, surgeon, updates, scalars)
 
     def check(self, plan: RunPlan) -> None:
-        """Let every method refuse a run in which it could not do what it says."""
+        """Refuse rules that wait for what never happens; let methods refuse what they could not do in this run."""
         for m in self.methods:
             for rule in m.when:
                 rule.check(plan, m.name)
+            if m.when and all(rule.on is not None for rule in m.when) and m.firings(plan) == 0:
+                raise UserError(
+                    f"method {m.name!r} never acts: this stream has no {m.when[0].on}",
+                    f"choose a stream of several tasks, or a rule like method.{m.name}.when=[{{at: 0.5, of: run}}]",
+                )
             m.check(plan, self.anatomy.within(list(m.select(self.state.params))))
 
     def learn(self, progress: float) -> int:

@@ -67,17 +67,12 @@ class PlasticityInjection(Method):
         return net.set(self.name, split=self.depth - 1, copies=copies)
 
     def check(self, plan: RunPlan, anatomy: Anatomy) -> None:
-        """Refuse more injections than were allocated, and rules that never fire although they name an event."""
+        """Refuse more injections than were allocated."""
         count = self.firings(plan)
         if self.depth == 2 and count > self.max_injections:
             raise UserError(
                 f"method {self.name!r} would inject up to {count} times, but max_injections={self.max_injections}",
                 f"set method.{self.name}.max_injections={count}, or depth=1",
-            )
-        if count == 0 and any(rule.on is not None for rule in self.when):
-            raise UserError(
-                f"method {self.name!r} never injects: this stream has no {self.when[0].on}",
-                f"set method.{self.name}.when=[{{at: 0.5, of: run}}]",
             )
 
     def intervene(self, op: Operation) -> dict[str, float]:

@@ -10,7 +10,6 @@ import torch
 from torch import Generator, Tensor
 
 from plasticine.core.method import Method, Operation
-from plasticine.core.schedule import RunPlan
 from plasticine.core.state import Params, Slot
 from plasticine.errors import UserError
 from plasticine.networks.anatomy import Anatomy
@@ -118,14 +117,6 @@ class ShrinkAndPerturb(Method):
         if not self.fresh:
             slot |= {f"start/{name}": params[name].detach().clone() for name in self._index}
         return slot
-
-    def check(self, plan: RunPlan, anatomy: Anatomy) -> None:
-        """Refuse rules on events that never happen in this run."""
-        if self.when and all(rule.on is not None for rule in self.when) and self.firings(plan) == 0:
-            raise UserError(
-                f"method {self.name!r} never acts: this stream has no {self.when[0].on}",
-                "choose a stream of several tasks, or another rule",
-            )
 
     # -- soft ------------------------------------------------------------------------------------------------
     def after_step(self, params: Params, slot: Slot, generator: Generator) -> None:

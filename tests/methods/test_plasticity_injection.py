@@ -169,5 +169,5 @@ def test_refuses_more_injections_than_allocated_before_the_run():
     assert all(torch.equal(v, before[k]) for k, v in lab.params(p).items())
     config = tiny_config(lab.nodes(NAME, **at_every_switch))
     config["env"]["num_tasks"] = 1
-    with pytest.raises(UserError, match="never injects"):
+    with pytest.raises(UserError, match="never acts"):
         assemble_parts(config)
