@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plasticine.cell import plain, register_resolvers
+from plasticine.errors import UserError
 from plasticine.hydra_plugins import register
 from plasticine.paths import config_dirs
 
@@ -45,9 +46,15 @@ def make(*overrides: str, config_dir: str | Path | None = None) -> Trainer:
     from plasticine.core.tracker import NullTracker
 
     config = configure(*overrides, config_dir=config_dir)
-    return build_trainer(
-        config, tracker=NullTracker(), checkpoints=None, stop=threading.Event(), progress=_silent
-    )
+    try:
+        return build_trainer(
+            config, tracker=NullTracker(), checkpoints=None, stop=threading.Event(), progress=_silent
+        )
+    except UserError as error:
+        from plasticine.cli.advice import advise
+        from plasticine.cli.schema import Schema
+
+        raise advise(error, [config], Schema(config_dir=str(config_dir) if config_dir else None)) from error
 
 
 def _silent(facts: dict[str, Any]) -> None:

@@ -138,7 +138,9 @@ def targets() -> list[tuple[str, dict, type | None, set[str]]]:
     found = []
     for group, base in bases.items():
         for path in sorted((CONF / group).glob("*.yaml")):
-            found.append((f"{group}/{path.stem}", yaml.safe_load(path.read_text()), base, set()))
+            node = yaml.safe_load(path.read_text())
+            node.pop("defaults", None)  # of the YAML files, not of the constructor
+            found.append((f"{group}/{path.stem}", node, base, set()))
     for path in sorted((CONF / "method").glob("*.yaml")):
         for node in (yaml.safe_load(path.read_text()) or {}).values():
             found.append((f"method/{path.stem}", node, Method, {"name"}))

@@ -106,8 +106,7 @@ class C51(OffPolicy):
         if env.action.kind != "discrete":
             raise UserError(
                 f"agent c51 chooses discrete actions, but {env.name} has {env.action.n} continuous components",
-                "use agent=ppo or agent=td3, or an environment with discrete actions "
-                "(e.g. env=classic env.domain=cartpole)",
+                "choose an agent for continuous actions, or an environment with discrete ones",
             )
 
     def networks(self, env: EnvSpec, body: Sequence[LayerSpec]) -> tuple[NetSpec, ...]:

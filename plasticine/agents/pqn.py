@@ -108,7 +108,7 @@ class PQN(Agent):
         if env.action.kind != "discrete":
             raise UserError(
                 f"pqn chooses among discrete actions, but {env.name} has {env.action.n} continuous components",
-                "use agent=ppo or agent=td3",
+                "choose an agent for continuous actions, or an environment with discrete ones",
             )
         if self.collect_steps * env.num_envs < self.num_minibatches:
             raise UserError(

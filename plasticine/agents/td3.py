@@ -80,15 +80,16 @@ class TD3(OffPolicy):
         if env.action.kind != "continuous":
             raise UserError(
                 f"agent td3 chooses continuous actions, but {env.name} has {env.action.n} discrete ones",
-                "use agent=ppo or agent=c51, or an environment with continuous actions "
-                "(env=continual_dmc, or env=classic env.domain=pendulum)",
+                "choose an agent for discrete actions, or an environment with continuous ones",
             )
         if not all(math.isfinite(v) for v in (*env.action.low, *env.action.high)):
-            raise UserError(f"agent td3 needs bounded actions; those of {env.name} are not", "use agent=ppo")
+            raise UserError(
+                f"agent td3 needs bounded actions; those of {env.name} are not", "choose another agent"
+            )
         if len(env.obs_shape) != 1:
             raise UserError(
                 f"agent td3 needs vector observations; those of {env.name} have shape {env.obs_shape}",
-                "use agent=ppo",
+                "choose an agent for images, or an environment with vector observations",
             )
 
     def networks(self, env: EnvSpec, body: Sequence[LayerSpec]) -> tuple[NetSpec, ...]:

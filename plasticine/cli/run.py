@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from plasticine import hydra_plugins
 from plasticine.cell import plain, register_resolvers
+from plasticine.cli.advice import advise
 from plasticine.cli.argv import CommandLine, split
 from plasticine.cli.explain import explain
 from plasticine.cli.help import help_text
@@ -99,7 +100,10 @@ def _through_hydra(line: CommandLine, command: list[str]) -> int:
         return 0  # something was shown, or a stock launcher ran the jobs
     from plasticine.launch.session import launch
 
-    return launch(jobs, Path.cwd(), command=command, several=line.multirun or len(jobs) > 1)
+    try:
+        return launch(jobs, Path.cwd(), command=command, several=line.multirun or len(jobs) > 1)
+    except UserError as error:
+        raise advise(error, jobs, make_schema(line)) from error
 
 
 def _run_now(cfg: DictConfig, command: list[str]) -> int:

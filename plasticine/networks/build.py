@@ -18,7 +18,7 @@ from plasticine.networks.network import Layer, LayerFn, LocalParams, Network
 from plasticine.networks.spec import LayerSpec, NetSpec
 from plasticine.networks.streams import Streams
 
-__all__ = ["build"]
+__all__ = ["build", "check_layout"]
 
 _ONE = Initializer("constant", 1.0)
 _ZERO = Initializer("constant", 0.0)
@@ -180,7 +180,8 @@ class _Layout:
         if layer.kind == "conv":
             if len(shape) != 3:
                 raise UserError(
-                    f"{net}/{site} is a convolution but its input has shape {shape}", "use network=mlp"
+                    f"{net}/{site} is a convolution but its input of shape {shape} is no image",
+                    "choose a network of dense layers",
                 )
             kernel = int(layer.options["kernel"])
             weight = (layer.width, shape[0], kernel, kernel)
@@ -261,6 +262,15 @@ class _Layout:
         if i < count - self.spec.split <= reader:  # frozen copies of the tail read the trunk's last units too
             names += [f"{net}/frozen.{j}.{name}" for j in range(self.spec.copies) for name in locals_]
         return [Consumer(name, columns) for name in names]
+
+
+def check_layout(spec: NetSpec) -> None:
+    """Check that a network can be built, without allocating it.
+
+    Raises:
+        UserError: Its layers do not fit each other or the input.
+    """
+    _Layout(spec)
 
 
 def build(

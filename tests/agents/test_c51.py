@@ -181,4 +181,4 @@ def test_continuous_actions_are_refused():
     env = EnvSpec("x/y", (5,), "float32", CONTINUOUS, 1)
     with pytest.raises(UserError, match="2 continuous components") as refusal:
         make_agent("c51").check_env(env)
-    assert "agent=td3" in refusal.value.fix
+    assert "for continuous actions" in refusal.value.fix

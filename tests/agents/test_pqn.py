@@ -188,7 +188,7 @@ def test_layer_norm_can_be_switched_off_and_leaves_other_normalisations_alone():
 def test_what_cannot_work_is_refused():
     with pytest.raises(UserError, match="discrete actions") as refusal:
         make_learner(make_agent(), kind="continuous")
-    assert "agent=ppo" in refusal.value.fix
+    assert "for continuous actions" in refusal.value.fix
     with pytest.raises(UserError, match="cannot be split into 25 minibatches"):
         make_learner(make_agent(num_minibatches=25))
     for change in ({"epsilon_start": 1.5}, {"epsilon_fraction": 0.0}, {"q_lambda": 1.1}, {"epochs": 0}):
