@@ -7,7 +7,7 @@ stacked. Parameters never leave or enter an optimizer after `bind`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.optim.radam import radam
 
 from plasticine.core.state import OptState, Params
 
-__all__ = ["Adam", "Optimizer", "RAdam"]
+__all__ = ["Adam", "Divided", "Optimizer", "RAdam"]
 
 
 class Optimizer(ABC):
@@ -138,3 +138,45 @@ class RAdam(Adam):
             weight_decay=0.0,
             eps=self.eps,
         )
+
+
+class Divided(Optimizer):
+    """Two optimizers side by side, each with its own part of the parameters.
+
+    Args:
+        inside: Updates the parameters that are covered.
+        outside: Updates the others, if there are any.
+        covers: Which parameters are covered, by full name.
+    """
+
+    def __init__(self, inside: Optimizer, outside: Optimizer, covers: Callable[[str], bool]) -> None:
+        self._both = (inside, outside)
+        self._covers = covers
+
+    def bind(self, params: Params) -> OptState:
+        """Give each its part; an optimizer without any is left out."""
+        state: OptState = {}
+        self._parts: list[tuple[Optimizer, list[int], frozenset[str]]] = []
+        for optimizer, covered in zip(self._both, (True, False), strict=True):
+            names = [name for name in params if self._covers(name) == covered]
+            if names:
+                own = optimizer.bind({name: params[name] for name in names})
+                assert not own.keys() & state.keys()
+                state |= own
+                rows = [i for i, name in enumerate(params) if name in names]
+                self._parts.append((optimizer, rows, frozenset(names)))
+        return state
+
+    def step(self, grads: Sequence[Tensor], lr: float) -> None:
+        """One step of each."""
+        if len(self._parts) == 1:
+            self._parts[0][0].step(grads, lr)
+            return
+        for optimizer, rows, _ in self._parts:
+            optimizer.step([grads[i] for i in rows], lr)
+
+    def overwritten(self, name: str, mask: Tensor | None, *, moments: bool) -> None:
+        """Tell the one that has the parameter."""
+        for optimizer, _, names in self._parts:
+            if name in names:
+                optimizer.overwritten(name, mask, moments=moments)

@@ -59,3 +59,15 @@ class Surgeon:
             t.copy_(value if mask is None else torch.where(mask, value, t))
         for optimizer in self._optimizers:
             optimizer.overwritten(name, mask, moments=moments)
+
+    @torch.no_grad()
+    def forget(self, name: str) -> None:
+        """Clear what optimizers remember of the trainable tensor `name`; its values stay.
+
+        Raises:
+            KeyError: There is no such tensor.
+        """
+        if name not in self._state.params:
+            raise KeyError(name)
+        for optimizer in self._optimizers:
+            optimizer.overwritten(name, None, moments=True)
