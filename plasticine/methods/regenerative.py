@@ -21,10 +21,12 @@ class _Distance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, coef: float, squared: bool, count: int, *tensors: Tensor) -> Tensor:
-        differences = torch._foreach_sub(tensors[:count], tensors[count:])
+        differences = tensors[:count]
+        if len(tensors) > count:
+            differences = torch._foreach_sub(differences, tensors[count:])
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(differences)))
         ctx.save_for_backward(norm, *differences)
-        ctx.coef, ctx.squared = coef, squared
+        ctx.coef, ctx.squared, ctx.constants = coef, squared, len(tensors) - count
         return 0.5 * coef * norm.square() if squared else coef * norm
 
     @staticmethod
@@ -33,7 +35,7 @@ class _Distance(torch.autograd.Function):
         factor = upstream[0] * ctx.coef
         if not ctx.squared:
             factor = torch.where(norm > 0, factor / norm, torch.zeros_like(norm))
-        return (None, None, None, *torch._foreach_mul(differences, factor), *([None] * len(differences)))
+        return (None, None, None, *torch._foreach_mul(differences, factor), *([None] * ctx.constants))
 
 
 def distance_penalty(
@@ -41,6 +43,7 @@ def distance_penalty(
 ) -> Tensor:
     """``coef / 2 * |params - start|^2``, or ``coef * |params - start|`` if not `squared`; 0-d.
 
+    With an empty `start` it is the distance from zero.
     The norm runs over all entries of all tensors. The gradient of the squared form is
     ``coef * (params - start)``. That of the other one has length `coef` wherever the parameters are, and is taken
     as 0 at the start, where it is not defined. Differentiable once, with respect to `params`.
