@@ -19,6 +19,7 @@ from plasticine.core.agent import Agent
 from plasticine.core.checkpoint import Checkpoints
 from plasticine.core.collect import Collector
 from plasticine.core.env import EnvLevel
+from plasticine.core.evaluate import Evaluation, Evaluator
 from plasticine.core.learner import Learner
 from plasticine.core.measure import Measurement
 from plasticine.core.method import Method
@@ -152,6 +153,7 @@ class Parts(typing.NamedTuple):
     collector: Collector
     measurement: Measurement
     plan: RunPlan
+    evaluator: Evaluator | None
 
 
 def _flush_denormals() -> None:
@@ -240,7 +242,19 @@ def assemble_parts(config: Mapping[str, Any]) -> Parts:
     measurement = Measurement(
         learner, metrics, every=config["metrics"]["every"], probe_size=config["metrics"]["probe_size"]
     )
-    return Parts(level, learner, Collector(level.spec(), level, agent), measurement, plan)
+    collector = Collector(level.spec(), level, agent)
+    evaluator = _evaluator(config.get("evaluation"), level, agent, collector)
+    return Parts(level, learner, collector, measurement, plan, evaluator)
+
+
+def _evaluator(
+    node: Mapping[str, Any] | None, level: EnvLevel, agent: Agent, collector: Collector
+) -> Evaluator | None:
+    if node is None:  # a configuration of the time before there were evaluations
+        return None
+    target = {"_target_": f"{Evaluation.__module__}.{Evaluation.__qualname__}", **node}
+    evaluation: Evaluation = build_object(target, Evaluation, "evaluation")
+    return Evaluator(evaluation, level, agent, collector)
 
 
 def build_trainer(

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from plasticine.agents.exploration import epsilon_greedy
 from plasticine.agents.off_policy import OffPolicy
 from plasticine.core.agent import Phase
 from plasticine.core.env import EnvSpec
@@ -159,6 +160,12 @@ class C51(OffPolicy):
             return self._random[t]
         greedy = self._greedy(self._logits(obs, None)).cpu().numpy()
         return np.where(explore, self._random[t], greedy)
+
+    @torch.no_grad()
+    def choose(self, obs: NDArray[Any], *, greedy: bool, generator: Generator) -> NDArray[Any]:
+        """The action with the largest mean; not greedy: a random one with probability `epsilon_end`."""
+        best = self._greedy(self._logits(self._input(torch.from_numpy(obs)), None))
+        return epsilon_greedy(best, self._env.action.n, 0.0 if greedy else self.epsilon_end, generator)
 
     def _logits(self, obs: Tensor, params: Mapping[str, Tensor] | None) -> Tensor:
         return self._q(obs, params)["atoms"].view(len(obs), -1, self.atoms)

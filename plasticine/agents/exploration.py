@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
 from plasticine.errors import UserError
 
-__all__ = ["LinearEpsilon"]
+__all__ = ["LinearEpsilon", "epsilon_greedy"]
+
+
+def epsilon_greedy(best: Tensor, actions: int, epsilon: float, generator: Generator) -> NDArray[Any]:
+    """The best action of each row [n], or with probability `epsilon` one of all `actions`, uniformly."""
+    explore = torch.rand(best.shape, generator=generator) < epsilon
+    return torch.where(explore, torch.randint(actions, best.shape, generator=generator), best.cpu()).numpy()
 
 
 class LinearEpsilon:

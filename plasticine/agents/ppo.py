@@ -189,6 +189,16 @@ class PPO(Agent):
         stored.copy_(noisy.argmax(-1) if self._discrete else noisy)
         return rollout.action_np()
 
+    @torch.no_grad()
+    def choose(self, obs: NDArray[Any], *, greedy: bool, generator: Generator) -> NDArray[Any]:
+        """Greedy: the most probable action, or the mean. Otherwise a sample of the policy."""
+        out = self._actor(self._input(torch.from_numpy(obs)))["policy"].cpu()
+        if not greedy:
+            draw = Categorical.noise if self._discrete else DiagonalGaussian.noise
+            noise = draw(tuple(out.shape), generator)
+            out = out + (noise if self._log_std is None else noise * self._log_std.exp().cpu())
+        return (out.argmax(-1) if self._discrete else out).numpy()
+
     def record(
         self,
         out: StepOut,

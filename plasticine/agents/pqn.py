@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from plasticine.agents.exploration import LinearEpsilon
+from plasticine.agents.exploration import LinearEpsilon, epsilon_greedy
 from plasticine.agents.following import explained_variance, following
 from plasticine.agents.observations import Observations
 from plasticine.agents.q_lambda import lambda_returns
@@ -173,6 +173,12 @@ class PQN(Agent):
         stored = rollout.action_rows[t]
         stored.copy_(torch.where(self._explore[t], self._random[t], best.indices.cpu()))
         return rollout.action_np()
+
+    @torch.no_grad()
+    def choose(self, obs: NDArray[Any], *, greedy: bool, generator: Generator) -> NDArray[Any]:
+        """The action of largest value; not greedy: a random one with probability `epsilon_end`."""
+        best = self._q(self._input(torch.from_numpy(obs)))["q"].argmax(dim=-1)
+        return epsilon_greedy(best, self._env.action.n, 0.0 if greedy else self.epsilon.end, generator)
 
     def record(
         self,

@@ -157,6 +157,15 @@ class TD3(OffPolicy):
         action = self._policy(self._actor(obs)["policy"]).cpu().numpy()
         return np.clip(action + self._noise[t], self._low_np, self._high_np)
 
+    @torch.no_grad()
+    def choose(self, obs: NDArray[Any], *, greedy: bool, generator: Generator) -> NDArray[Any]:
+        """The policy's action; not greedy: with `exploration_noise`, never uniformly random."""
+        action = self._policy(self._actor(self._input(torch.from_numpy(obs)))["policy"]).cpu().numpy()
+        if not greedy:
+            noise = torch.randn(action.shape, generator=generator).numpy()
+            action = action + noise * self._half_np * self.exploration_noise
+        return np.clip(action, self._low_np, self._high_np)
+
     def _policy(self, out: Tensor) -> Tensor:
         return torch.tanh(out) * self._half + self._middle
 

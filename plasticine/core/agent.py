@@ -101,6 +101,20 @@ class Agent(ABC):
         """Choose actions [num_envs, ...] for normalised observations [num_envs, *obs_shape]; remembers both."""
 
     @abstractmethod
+    def choose(self, obs: NDArray[Any], *, greedy: bool, generator: Generator) -> NDArray[Any]:
+        """Choose actions [n, ...] for normalised observations [n, *obs_shape] of any number of environments.
+
+        For looking at the agent from outside: reads the networks as they are and changes nothing that training
+        depends on, neither memory nor counters nor random streams.
+
+        Args:
+            obs: As `act` gets them.
+            greedy: The action the agent holds to be best; otherwise as it would act while training (with the least
+                exploration that its schedule ever reaches, if it has one).
+            generator: Source of all random numbers needed.
+        """
+
+    @abstractmethod
     def record(
         self,
         out: StepOut,

@@ -193,12 +193,20 @@ class EnvLevel(ABC):
     def tasks(self) -> tuple[Task, ...]:
         """Return the whole stream, fixed in advance."""
 
+    def evaluations(self, task: Task) -> Mapping[str, Task]:
+        """Variants of `task` that the agent is evaluated on but never trained on, by name.
+
+        Names consist of letters, digits and ``_.-``. A variant differs from `task` in its `options` (and should in
+        its name); its `env_steps` mean nothing. Empty if the level holds nothing out.
+        """
+        return {}
+
     @abstractmethod
     def enter(self, task: Task, seed: int) -> VecEnv:
         """Build the environments of `task`.
 
         Args:
-            task: One of `tasks()`.
+            task: One of `tasks()`, or of the `evaluations` of one of them.
             seed: Non-negative seed; the same (task, seed) gives the same stream of observations and rewards
                 for the same actions. The trainer passes a different one for each position of the stream.
         """

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from plasticine.core.tracker import Episode
 
-__all__ = ["final_return", "mean_return", "summarise"]
+__all__ = ["final_evaluations", "final_return", "mean_return", "summarise", "summarise_evaluations"]
 
 
 def mean_return(episodes: Sequence[Episode]) -> float:
@@ -45,3 +45,25 @@ def summarise(episodes: Sequence[Episode], bounds: Sequence[tuple[int, int]]) ->
         "mean_task_final": sum(known) / len(known) if known else math.nan,
         "mean_return": mean_return(episodes),
     }
+
+
+def final_evaluations(task: int, values: Mapping[str, float]) -> list[tuple[int, str, float]]:
+    """(task, variant, mean return) of each ``eval/<variant>/episodic_return`` among `values`."""
+    names = [key.split("/") for key in values if key.endswith("/episodic_return")]
+    return [(task, name, values[f"{group}/{name}/{last}"]) for group, name, last in names]
+
+
+def summarise_evaluations(ends: Sequence[tuple[int, str, float]]) -> dict[str, float]:
+    """For each variant ``eval/<variant>/final_return`` of the last task that has it, and ``mean_task_final``.
+
+    Args:
+        ends: (task, variant, mean return) of the evaluations at the tasks' ends, in order.
+    """
+    returns: dict[str, list[float]] = {}
+    for _, variant, value in ends:
+        returns.setdefault(variant, []).append(value)
+    summary: dict[str, float] = {}
+    for variant, found in returns.items():
+        summary[f"eval/{variant}/final_return"] = found[-1]
+        summary[f"eval/{variant}/mean_task_final"] = sum(found) / len(found)
+    return summary

@@ -10,7 +10,7 @@
                 for phase, batch in schedule:        loss terms, gradient wraps, per-step hooks
                     update
             interventions: every n / at
-            measure, log, save                       each only when due
+            measure, evaluate, film, log, save       each only when due
         interventions: task_end
 """
 
@@ -24,11 +24,12 @@ from typing import Any, Literal, Protocol
 from plasticine.core.checkpoint import Checkpoints
 from plasticine.core.collect import Collector
 from plasticine.core.env import EnvLevel, Task, VecEnv
+from plasticine.core.evaluate import Evaluator
 from plasticine.core.learner import Learner
 from plasticine.core.measure import Measurement
 from plasticine.core.noise import derive_seed
 from plasticine.core.schedule import Moment, RunPlan
-from plasticine.core.scores import summarise
+from plasticine.core.scores import final_evaluations, summarise, summarise_evaluations
 from plasticine.core.state import Counters
 from plasticine.core.tracker import Episode, Tracker
 
@@ -59,6 +60,7 @@ class Trainer:
         seed: The run's seed (environment seeds derive from it).
         save_every: Seconds between two checkpoints.
         stop, progress: Outside control and display.
+        evaluator: Plays on variants of the tasks; None = never.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Trainer:
         save_every: float,
         stop: Stop,
         progress: Progress,
+        evaluator: Evaluator | None = None,
     ) -> None:
         self.level = level
         self.learner = learner
@@ -84,6 +87,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.plan = plan
         self.seed = seed
+        self.evaluator = evaluator
         self.counters = Counters()
         self._save_every = save_every
         self._stop = stop
@@ -91,6 +95,7 @@ class Trainer:
         self._tasks = level.tasks()
         self._bounds: list[tuple[int, int]] = []
         self._episodes: list[Episode] = []
+        self._evaluated: list[tuple[int, str, float]] = []  # task, variant, mean return at the task's end
         self._last_return = math.nan
         self._clock = self._saved_at = time.monotonic()
         self._training_seconds = 0.0
@@ -176,8 +181,19 @@ class Trainer:
         }
         if measuring:
             scalars |= self.measurement.take(averages)
+        scalars |= self._look(task, last=last)
         self._fire("iteration")
         self._log(task, scalars, c.env_steps - before)
+
+    def _look(self, task: Task, *, last: bool) -> dict[str, float]:
+        """Look at the agent from outside, if it is time to; not part of the training time."""
+        c, began, values = self.counters, time.monotonic(), {}
+        if self.evaluator is not None and self.evaluator.evaluation.due(c.iteration, last_of_task=last):
+            values = self.evaluator.take(task, self.seed)
+            if last:
+                self._evaluated += final_evaluations(task.index, values)
+        self._clock += time.monotonic() - began
+        return values
 
     def _fire(self, event: str) -> None:
         for name, facts in self.learner.fire(Moment(event, self.counters), self.plan).items():
@@ -216,7 +232,8 @@ class Trainer:
     def summary(self) -> dict[str, float]:
         """Scores of the run so far (raw returns) and its mean speed."""
         speed = self.counters.env_steps / max(self._training_seconds, 1e-9)
-        return {**summarise(self._episodes, self._bounds), "env_steps_per_s": speed}
+        scores = {**summarise(self._episodes, self._bounds), **summarise_evaluations(self._evaluated)}
+        return {**scores, "env_steps_per_s": speed}
 
     def _finish(self) -> None:
         self.tracker.log({f"summary/{k}": v for k, v in self.summary().items()}, self.counters.env_steps)
@@ -238,6 +255,7 @@ class Trainer:
             "counters": vars(self.counters).copy(),
             "bounds": self._bounds,
             "episodes": [list(e) for e in self._episodes],
+            "evaluated": [list(e) for e in self._evaluated],
             "last_return": self._last_return,
             "training_seconds": self._training_seconds,
             "mark": mark,
@@ -258,6 +276,7 @@ class Trainer:
         self.counters = Counters(**state["counters"])
         self._bounds = [(int(a), int(b)) for a, b in state["bounds"]]
         self._episodes = [Episode(*e) for e in state["episodes"]]
+        self._evaluated = [(int(t), str(v), float(r)) for t, v, r in state.get("evaluated", ())]
         self._last_return = state["last_return"]
         self._training_seconds = state["training_seconds"]
         self.tracker.rewind(state["mark"])

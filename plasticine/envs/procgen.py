@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, Task, VecEnv
@@ -26,13 +27,31 @@ _MOST_LEVELS = 2**31 - 1  # levels are 32-bit numbers of the simulator
 
 
 class _Procgen(EnvLevel):
-    """What both levels share: difficulty, threads, spaces and how a task is entered."""
+    """What both levels share: difficulty, threads, spaces, held-out levels and how a task is entered.
+
+    Args:
+        distribution_mode: ``easy`` or ``hard``.
+        test_start_level, test_num_levels: Levels start .. start + num - 1 are held out for evaluation. They must lie
+            outside of everything that is trained on. None: the first level behind the training levels; all levels
+            from the start on. test_num_levels=0: none are held out.
+        num_threads: Threads that step the games beside the main one, 0 = none.
+        common: See `EnvLevel`.
+    """
 
     _name: str
     _tasks: tuple[Task, ...]
 
-    def __init__(self, *, distribution_mode: str, num_threads: int, **common: Any) -> None:
+    def __init__(
+        self,
+        *,
+        distribution_mode: str,
+        test_start_level: int | None,
+        test_num_levels: int | None,
+        num_threads: int,
+        **common: Any,
+    ) -> None:
         super().__init__(**common)
+        self._test = (test_start_level, test_num_levels)
         require_procgen()
         if distribution_mode not in MODES:
             raise UserError(
@@ -55,6 +74,18 @@ class _Procgen(EnvLevel):
     def tasks(self) -> tuple[Task, ...]:
         """Return the stream."""
         return self._tasks
+
+    def _hold_out(self) -> None:
+        """Settle the held-out levels, the same for all tasks, once the stream stands."""
+        self._held_out = _held_out(*self._test, [task.options for task in self._tasks])
+
+    def evaluations(self, task: Task) -> Mapping[str, Task]:
+        """``test``: the game of `task` on the levels held out, if there are any."""
+        if self._held_out is None:
+            return {}
+        start, num = self._held_out
+        options = {**task.options, "start_level": start, "num_levels": num}
+        return {"test": replace(task, name=f"{task.name} test", options=options)}
 
     def enter(self, task: Task, seed: int) -> VecEnv:
         """Build the games of `task`; `seed` decides which levels are drawn."""
@@ -80,20 +111,64 @@ def _levels(game: str, start_level: int, num_levels: int) -> dict[str, Any]:
     return {"game": game, "start_level": start_level, "num_levels": num_levels}
 
 
+def _held_out(
+    start: int | None, num: int | None, trained: Sequence[Mapping[str, Any]]
+) -> tuple[int, int] | None:
+    """First level and number of the levels to test on; None if there are none.
+
+    Args:
+        start, num: What was asked for; None leaves the choice to us.
+        trained: Options of all tasks.
+
+    Raises:
+        UserError: A number is impossible, or test levels are trained on.
+    """
+    if num is not None and check_count("env.test_num_levels", num, least=0) == 0:
+        return None
+    if any(options["num_levels"] == 0 for options in trained):
+        if start is None and num is None:
+            return None
+        raise UserError(
+            "env.num_levels=0 trains on all levels: none is left to test on",
+            "set env.num_levels=200, or drop env.test_start_level and env.test_num_levels",
+        )
+    spans = [(o["start_level"], o["start_level"] + o["num_levels"]) for o in trained]
+    behind = max(end for _, end in spans)
+    first = behind if start is None else check_count("env.test_start_level", start, least=0)
+    count = _MOST_LEVELS - first if num is None else num
+    if count < 1 or first + count > _MOST_LEVELS:
+        raise UserError(
+            f"there are no {max(count, 1)} levels to test on from level {first} on: "
+            f"the simulator's last one is {_MOST_LEVELS}",
+            "choose a smaller env.test_start_level or env.test_num_levels",
+        )
+    for low, high in spans:
+        if first < high and low < first + count:
+            raise UserError(
+                f"levels {max(first, low)} .. {min(first + count, high) - 1} would be trained on and tested on",
+                f"choose env.test_start_level={behind} or more, or leave it at null",
+            )
+    return first, count
+
+
 class StandardProcgen(_Procgen):
     """One Procgen game from beginning to end.
 
+    By default with the generalisation protocol of the paper (arXiv 1912.01588) in its easy mode: training on 200
+    levels, evaluation on all others.
+
     Args:
         game: One of the 16 games, e.g. ``coinrun``.
-        distribution_mode: ``easy`` or ``hard``.
         start_level, num_levels: Episodes are drawn from levels start_level .. start_level + num_levels - 1; with
             num_levels=0 from all levels.
         steps_per_task: Environment steps of the whole run, summed over environments.
-        num_threads: Threads that step the games beside the main one, 0 = none.
-        common: See `EnvLevel`.
+        shared: ``distribution_mode`` (``easy`` or ``hard``), ``num_threads`` (that step the games beside the main
+            one), ``test_start_level`` and ``test_num_levels`` (levels held out for evaluation: None for all behind
+            those trained on; 0 for none), and those of `EnvLevel`.
 
     Raises:
-        UserError: For an unknown game or mode, an impossible number, or if Procgen is missing.
+        UserError: For an unknown game or mode, an impossible number, test levels that are trained on, or if Procgen
+            is missing.
     """
 
     level = "standard"
@@ -110,6 +185,7 @@ class StandardProcgen(_Procgen):
             stream_seed=0,
         )
         self._name = f"standard_procgen/{game}"
+        self._hold_out()
 
 
 class ContinualProcgen(_Procgen):
@@ -119,7 +195,6 @@ class ContinualProcgen(_Procgen):
         shift: ``level``: the game stays, and each task has the next `num_levels` levels, `level_offset` further
             on. ``task``: the levels stay and the game changes.
         game: ``shift: level``: one game. ``shift: task``: a list of games, or ``all`` 16.
-        distribution_mode: ``easy`` or ``hard``.
         start_level: First level of the first task (``shift: level``), of every task (``shift: task``).
         level_offset: Distance from a task's first level to the next task's. Only for ``shift: level``.
         num_levels: Levels of each task; 0 (all of them) only for ``shift: task``.
@@ -128,12 +203,11 @@ class ContinualProcgen(_Procgen):
         order: ``sequential`` or ``shuffled`` (each cycle anew).
         stream_seed: Seed of the shuffling. All seeds of a study share the stream.
         steps_per_task: Environment steps of each visit, summed over environments.
-        num_threads: Threads that step the games beside the main one, 0 = none.
-        common: See `EnvLevel`.
+        shared: See `StandardProcgen`. Levels held out are those that no task of the stream trains on.
 
     Raises:
-        UserError: For an unknown game, mode or shift, an impossible number, tasks that would be the same, or if
-            Procgen is missing.
+        UserError: For an unknown game, mode or shift, an impossible number, tasks that would be the same, test levels
+            that are trained on, or if Procgen is missing.
     """
 
     level = "continual"
@@ -174,6 +248,7 @@ class ContinualProcgen(_Procgen):
         self._tasks = build_stream(
             distinct, cycles=cycles, order=order, steps_per_task=steps_per_task, stream_seed=stream_seed
         )
+        self._hold_out()
 
 
 def _game_list(game: str | Sequence[str]) -> Sequence[str]:

@@ -12,7 +12,7 @@ from plasticine.errors import UserError
 __all__ = ["ForwardSettings", "Point", "Selection"]
 
 #: Which keys stay when there are too many, first to last.
-_ORDER = ("train", "task", "speed", "loss", "plasticity", "health")
+_ORDER = ("train", "eval", "task", "speed", "loss", "plasticity", "health")
 
 
 @dataclass(frozen=True)

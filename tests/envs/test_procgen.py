@@ -54,7 +54,7 @@ def test_states_continue_bit_for_bit_beyond_the_end_of_an_episode(game):
 def test_images_rewards_and_ends_are_those_of_procgen():
     from procgen import ProcgenGym3Env
 
-    found = level("standard_procgen", game="bigfish", num_envs=2)
+    found = level("standard_procgen", game="bigfish", num_levels=0, num_envs=2)
     seed = int(np.random.SeedSequence(6).generate_state(1)[0] // 2)
     stock = ProcgenGym3Env(num=2, env_name="bigfish", distribution_mode="easy", rand_seed=seed)
     env = found.enter(found.tasks()[0], 6)
@@ -119,6 +119,64 @@ def test_levels_stay_inside_the_set():
             played.add(env.facts()["level"])
     assert len(played) > 1
     assert played <= {30, 31, 32, 33}
+
+
+def played_levels(found, task, steps):
+    """Levels of the first environment, read back from the simulator."""
+    env = found.enter(task, 0)
+    env.reset()
+    played = {env.facts()["level"]}
+    for action in scripted_actions(found.spec(), steps, 0):
+        if env.step(action).terminated[0]:
+            played.add(env.facts()["level"])
+    env.close()
+    return played
+
+
+def test_what_is_tested_on_is_never_trained_on():
+    found = level("standard_procgen", game="dodgeball", start_level=30, num_levels=3, num_envs=1)
+    (task,) = found.tasks()
+    variants = found.evaluations(task)
+    assert set(variants) == {"test"}
+    trained, tested = (played_levels(found, t, 600) for t in (task, variants["test"]))
+    assert len(trained) > 1
+    assert trained <= {30, 31, 32}
+    assert len(tested) > 1
+    assert min(tested) >= 33
+    assert max(tested) > 10**6  # from all over the simulator's levels
+    assert variants["test"].options["game"] == "dodgeball"
+
+
+def test_a_test_set_of_ones_own():
+    found = level("standard_procgen", game="dodgeball", test_start_level=5000, test_num_levels=4, num_envs=1)
+    tested = played_levels(found, found.evaluations(found.tasks()[0])["test"], 600)
+    assert len(tested) > 1
+    assert tested <= {5000, 5001, 5002, 5003}
+
+
+def test_the_default_is_the_protocol_of_the_paper():
+    found = level("standard_procgen")
+    assert dict(found.tasks()[0].options) == {"game": "starpilot", "start_level": 0, "num_levels": 200}
+    test = found.evaluations(found.tasks()[0])["test"]
+    assert dict(test.options) == {"game": "starpilot", "start_level": 200, "num_levels": 2**31 - 201}
+
+
+def test_training_on_everything_holds_nothing_out():
+    found = level("standard_procgen", num_levels=0)
+    assert not found.evaluations(found.tasks()[0])
+    for name in ("standard_procgen", "continual_procgen"):
+        found = level(name, test_num_levels=0)
+        assert not found.evaluations(found.tasks()[0])
+
+
+def test_a_stream_of_levels_holds_out_what_no_task_trains_on():
+    found = level("continual_procgen", num_tasks=3, num_levels=5, cycles=2, test_num_levels=None)
+    tests = [found.evaluations(task)["test"] for task in found.tasks()]
+    assert {t.options["start_level"] for t in tests} == {45}  # behind 40 .. 44
+    games = level("continual_procgen", shift="task", game=["maze", "miner"], num_levels=9, test_num_levels=7)
+    options = [games.evaluations(task)["test"].options for task in games.tasks()]
+    assert [o["game"] for o in options] == ["maze", "miner"]
+    assert {(o["start_level"], o["num_levels"]) for o in options} == {(9, 7)}
 
 
 def test_reset_starts_new_episodes():
@@ -186,6 +244,18 @@ def test_a_missing_package_is_named(monkeypatch):
         ("continual_procgen", {"num_levels": 0}, "env.num_levels=0"),
         ("continual_procgen", {"level_offset": 0}, "env.level_offset=0"),
         ("continual_procgen", {"num_threads": -1}, "env.num_threads=-1"),
+        (
+            "standard_procgen",
+            {"test_start_level": 199},
+            "levels 199 .. 199 would be trained on and tested on",
+        ),
+        ("standard_procgen", {"start_level": 50, "test_start_level": 0, "test_num_levels": 51}, "50 .. 50"),
+        ("standard_procgen", {"num_levels": 0, "test_num_levels": 100}, "none is left to test on"),
+        ("standard_procgen", {"num_levels": 0, "test_start_level": 100}, "none is left to test on"),
+        ("standard_procgen", {"test_start_level": 2**31}, "the simulator's last one"),
+        ("standard_procgen", {"test_num_levels": -1}, "env.test_num_levels=-1"),
+        ("standard_procgen", {"test_start_level": -1}, "env.test_start_level=-1"),
+        ("continual_procgen", {"test_start_level": 20, "test_num_levels": 1}, "env.test_start_level=21"),
     ],
 )
 def test_mistakes_are_explained(name, changes, message):
