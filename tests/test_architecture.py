@@ -205,6 +205,7 @@ def test_public_surface_is_frozen():
         "init",
         "intervene",
         "loss_term",
+        "observe",
         "reaches",
         "select",
         "touches",

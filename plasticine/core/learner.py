@@ -91,6 +91,7 @@ class Learner:
             inside = m.select(state.params)
             _check_scope(m, inside, state.params)
             state.slots[m.name] = m.init(inside, anatomy.within(list(inside)))
+        surgeon = Surgeon(state, list(optimizers.values()))
         rows = max(1, agent.updates_per_iteration(env))
         updates, scalars = {}, {}
         for phase in agent.phases():
@@ -105,9 +106,10 @@ class Learner:
                 state,
                 streams,
                 scalars[phase.name],
+                networks,
+                surgeon,
                 compile_loss=compile_loss,
             )
-        surgeon = Surgeon(state, list(optimizers.values()))
         return Learner(agent, tuple(methods), networks, anatomy, state, streams, surgeon, updates, scalars)
 
     def check(self, plan: RunPlan) -> None:

@@ -1,7 +1,7 @@
 """A method is a change to how a network is built or trained that is meant to keep it able to learn.
 
 A method overrides the hooks it needs; what it does not override does not exist at run time. Three hooks act while
-the learner is built, three are assembled into the update, one is called between iterations when its ``when:``
+the learner is built, four are assembled into the update, one is called between iterations when its ``when:``
 rules say so. A method is handed only the tensors in its ``scope:``.
 """
 
@@ -18,6 +18,7 @@ from plasticine.core.optim import Optimizer
 from plasticine.core.schedule import RunPlan, parse_when
 from plasticine.core.state import Counters, Params, Slot
 from plasticine.core.surgery import Surgeon
+from plasticine.core.watch import Seen
 from plasticine.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Method:
 
     #: Set True by methods whose `intervene` is called by ``when:`` rules, to refuse a rule-less configuration.
     needs_when: ClassVar[bool] = False
+    #: Whether `observe` is to be given gradients of units as well; may be set by the constructor.
+    unit_gradients: bool = False
     #: Arguments under which the method provably changes nothing (empty: there are none). Used by tests.
     neutral: ClassVar[Mapping[str, Any]] = {}
     #: Arguments under which its effect is visible within a few dozen steps of a tiny network. Used by tests.
@@ -133,6 +136,14 @@ class Method:
 
     def after_step(self, params: Params, slot: Slot, generator: Generator) -> None:
         """Change parameters in place after every optimizer step (no gradient is recorded)."""
+        raise NotImplementedError
+
+    def observe(self, seen: Seen, slot: Slot, generator: Generator) -> None:
+        """Look at the minibatch of every optimizer step, right after the step (no gradient is recorded).
+
+        The activations are those of the forward pass that made the gradient: nothing is computed twice.
+        Statistics are kept in `slot`; weights may be overwritten through ``seen.surgeon``.
+        """
         raise NotImplementedError
 
     # -- between iterations ----------------------------------------------------------------------------------
