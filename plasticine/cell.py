@@ -18,6 +18,7 @@ from plasticine.errors import UserError, nearest
 
 __all__ = [
     "NOT_SEMANTIC",
+    "NOT_SEMANTIC_ENV",
     "agent_name",
     "cell_id",
     "env_name",
@@ -34,6 +35,9 @@ Config = dict[str, Any]
 NOT_SEMANTIC = frozenset(
     {"study", "seed", "runs_dir", "tracker", "compute", "launcher", "sweep", "checkpoint", "hydra"}
 )
+
+#: Keys of an environment level that say how it is stepped. Whoever uses these names promises the same results.
+NOT_SEMANTIC_ENV = frozenset({"num_threads", "workers"})
 
 #: Keys of an environment level that name what it simulates; those that hold text are joined.
 _DOMAIN_KEYS = ("domain", "game", "env_id", "task")
@@ -72,7 +76,10 @@ def plain(cfg: Any) -> Config:
 
 def semantic(config: Config) -> Config:
     """Return the part of a plain configuration that decides the outcome of a run, without the seed."""
-    return {key: value for key, value in config.items() if key not in NOT_SEMANTIC}
+    found = {key: value for key, value in config.items() if key not in NOT_SEMANTIC}
+    if isinstance(found.get("env"), Mapping):
+        found["env"] = {key: value for key, value in found["env"].items() if key not in NOT_SEMANTIC_ENV}
+    return found
 
 
 def cell_id(config: Config) -> str:

@@ -6,10 +6,11 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from plasticine.core.cores import run_cores
 from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, Task, VecEnv
 from plasticine.envs.dmc_suite import check_task
 from plasticine.envs.dmc_vec import DmcVecEnv
-from plasticine.envs.stream import build_stream, draw_values
+from plasticine.envs.stream import build_stream, check_count, draw_values
 from plasticine.errors import UserError, nearest
 
 __all__ = ["ContinualDmc", "StandardDmc"]
@@ -21,14 +22,32 @@ PROPERTIES = ("friction", "gravity", "body_mass", "actuator_gain")
 @functools.cache
 def _spaces(domain: str, task: str) -> tuple[int, ActionSpec, int | None]:
     """(observation size, actions, time limit) of a task, found by building it once in this process."""
-    env = DmcVecEnv(domain=domain, task=task, num_envs=1, seed=0, dynamics=None)
+    env = DmcVecEnv(domain=domain, task=task, num_envs=1, workers=0, seed=0, dynamics=None)
     found = (env.reset().shape[1], env.action_spec(), env.max_episode_steps)
     env.close()
     return found
 
 
 class _Dmc(EnvLevel):
-    """What both levels share: the spaces of a list of tasks and how one is entered."""
+    """What both levels share: the spaces of a list of tasks and how one is entered.
+
+    Args:
+        workers: Processes beside the run's own that step a share of the environments each, 0 .. num_envs - 1;
+            ``None`` takes as many as the run has further cores for. Does not change the results.
+        common: See `EnvLevel`.
+    """
+
+    def __init__(self, *, workers: int | None, **common: Any) -> None:
+        super().__init__(**common)
+        if workers is None:
+            workers = min(self.num_envs, run_cores()) - 1
+        if check_count("env.workers", workers, least=0) >= self.num_envs:
+            raise UserError(
+                f"env.workers={workers}: this process steps an environment too, so that {self.num_envs} "
+                f"environment(s) occupy at most {self.num_envs - 1} further ones",
+                f"set env.workers={self.num_envs - 1} or less, or null",
+            )
+        self._workers = workers
 
     def _fix_spec(self, name: str, domain: str, tasks: Sequence[str]) -> None:
         self._domain = domain
@@ -66,7 +85,12 @@ class _Dmc(EnvLevel):
         options = task.options
         dynamics = (options["property"], float(options["value"])) if "property" in options else None
         return DmcVecEnv(
-            domain=self._domain, task=options["task"], num_envs=self.num_envs, seed=seed, dynamics=dynamics
+            domain=self._domain,
+            task=options["task"],
+            num_envs=self.num_envs,
+            workers=self._workers,
+            seed=seed,
+            dynamics=dynamics,
         )
 
 
@@ -80,7 +104,7 @@ class StandardDmc(_Dmc):
         domain: Domain of the suite, e.g. ``walker``.
         task: Task of the domain, e.g. ``walk``.
         steps_per_task: Environment steps of the whole run, summed over environments.
-        common: See `EnvLevel`.
+        shared: See `_Dmc`.
 
     Raises:
         UserError: For an unknown domain or task, or if dm_control cannot be used.
@@ -94,9 +118,9 @@ class StandardDmc(_Dmc):
         domain: str,
         task: str,
         steps_per_task: int,
-        **common: Any,
+        **shared: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(**shared)
         self._tasks = build_stream(
             [(task, {"task": task})],
             cycles=1,
@@ -126,7 +150,7 @@ class ContinualDmc(_Dmc):
             ``distribution`` (``uniform`` or ``log_uniform``), ``values`` (list instead of draws) and
             ``num_tasks`` (number of draws).
         default_streams: ``{domain: {tasks: [...], cycles: n}}``.
-        common: See `EnvLevel`.
+        shared: See `_Dmc`.
 
     Raises:
         UserError: For unknown names, tasks whose spaces differ, empty ranges, or if dm_control cannot be used.
@@ -146,9 +170,9 @@ class ContinualDmc(_Dmc):
         steps_per_task: int,
         dynamics: Mapping[str, Any],
         default_streams: Mapping[str, Mapping[str, Any]],
-        **common: Any,
+        **shared: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(**shared)
         if shift not in SHIFTS:
             raise UserError(f"env.shift={shift!r} is unknown", nearest(str(shift), SHIFTS))
         distinct: list[tuple[str, dict[str, Any]]]

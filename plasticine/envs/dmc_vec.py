@@ -1,4 +1,4 @@
-"""Several dm_control simulations of one task, stepped one after the other in this process."""
+"""Several dm_control simulations of one task, stepped here and, if wanted, in further processes at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from plasticine.core.env import ActionSpec, Array, StepOut, VecEnv
+from plasticine.envs.dmc_block import GOES_ON, TERMINATED, TRUNCATED, Rows, SimBlock
+from plasticine.envs.dmc_processes import Crew, shares
 from plasticine.envs.dmc_sim import DmcSim, Dynamics
 from plasticine.envs.dmc_suite import can_render
 
@@ -22,6 +24,7 @@ class DmcVecEnv(VecEnv):
     Args:
         domain, task: Names in the suite.
         num_envs: Number of simulations.
+        workers: Processes beside this one that step a share of the simulations; does not change the results.
         seed: Each simulation has its own stream of start states, spawned from this seed.
         dynamics: Change of the model, the same in all simulations, or ``None``.
     """
@@ -29,94 +32,120 @@ class DmcVecEnv(VecEnv):
     exact_state: ClassVar[bool] = True
 
     def __init__(
-        self, *, domain: str, task: str, num_envs: int, seed: int, dynamics: Dynamics | None
+        self, *, domain: str, task: str, num_envs: int, workers: int, seed: int, dynamics: Dynamics | None
     ) -> None:
-        self._domain, self._task = domain, task
-        self._sims = [
-            DmcSim(domain=domain, task=task, seed=child, dynamics=dynamics)
-            for child in np.random.SeedSequence(seed).spawn(num_envs)
-        ]
-        self._low, self._high = self._sims[0].low, self._sims[0].high
-        self._actions = np.empty((num_envs, len(self._low)), dtype=np.float64)
-        self._obs: Array | None = None
+        self._domain, self._task, self._num = domain, task, num_envs
+        own, *others = shares(num_envs, workers)
+        self._others = others
+        self._crew = Crew(others)
+        same: dict[str, Any] = {
+            "domain": domain,
+            "task": task,
+            "num_envs": num_envs,
+            "seed": seed,
+            "dynamics": dynamics,
+        }
+        try:
+            self._block = SimBlock(**same, first=own[0], last=own[1])
+            self._crew.build(**same)
+        except BaseException:
+            self._crew.close()
+            raise
+        self._low, self._high = self._first.low, self._first.high
+        self._rows: Rows | None = None
+
+    @property
+    def _first(self) -> DmcSim:
+        return self._block.sims[0]
 
     @property
     def max_episode_steps(self) -> int | None:
         """Steps until an episode is truncated, ``None`` if the task has no time limit."""
-        return self._sims[0].max_episode_steps
+        return self._first.max_episode_steps
 
     def action_spec(self) -> ActionSpec:
         """Describe the actuators."""
-        return self._sims[0].action_spec()
+        return self._first.action_spec()
+
+    def _attach(self, obs_size: int) -> Rows:
+        """Return the rows of all simulations; the size of an observation is only known with the first one."""
+        if self._rows is None:
+            self._rows = self._crew.share(self._num, len(self._low), obs_size)
+            self._block.rows = self._rows.part(0, len(self._block.sims))
+        return self._rows
 
     def reset(self) -> Array:
         """Start new episodes everywhere; observations [num_envs, d] float32."""
-        self._obs = np.stack([sim.reset() for sim in self._sims])
-        return self._obs
+        own = self._block.reset()
+        rows = self._attach(own.shape[1])
+        rows.obs[: len(own)] = own
+        self._crew.ask("reset")
+        return rows.obs.copy()
 
     def step(self, actions: Array) -> StepOut:
         """Advance every simulation by one control step; actions [num_envs, n] are clipped to the bounds."""
-        before = self._obs
-        if before is None:
+        rows = self._rows
+        if rows is None:
             raise RuntimeError("call reset() or load_state() before step()")
-        num = len(self._sims)
-        if np.shape(actions) != self._actions.shape:
-            raise ValueError(f"expected actions of shape {self._actions.shape}, got {np.shape(actions)}")
+        if np.shape(actions) != rows.actions.shape:
+            raise ValueError(f"expected actions of shape {rows.actions.shape}, got {np.shape(actions)}")
         # Clipped in float64, so that rounding cannot push a bound over the actuator's.
-        self._actions[:] = actions
-        np.maximum(self._actions, self._low, out=self._actions)
-        np.minimum(self._actions, self._high, out=self._actions)
+        rows.actions[:] = actions
+        np.maximum(rows.actions, self._low, out=rows.actions)
+        np.minimum(rows.actions, self._high, out=rows.actions)
+        try:
+            self._crew.begin_step()
+            self._block.step()
+            self._crew.collect()
+        except BaseException:
+            self._crew.close()  # who has stepped and who has not is unknown
+            raise
         # New arrays each step: what an earlier step returned stays valid.
-        obs = before.copy()
-        reward = np.empty(num, dtype=np.float32)
-        terminated = np.zeros(num, dtype=np.bool_)
-        truncated = np.zeros(num, dtype=np.bool_)
+        obs, reward = rows.obs.copy(), rows.reward.copy()
+        terminated, truncated = rows.ending == TERMINATED, rows.ending == TRUNCATED
         final: Array | None = None
-        for i, sim in enumerate(self._sims):
-            reward[i], ending = sim.step(self._actions[i], obs[i])
-            if ending:
-                (terminated if ending == "terminated" else truncated)[i] = True
-                if final is None:
-                    final = np.zeros_like(obs)
-                final[i] = obs[i]
-                obs[i] = sim.reset()
-        self._obs = obs
+        if rows.ending.any():
+            final = np.where((rows.ending != GOES_ON)[:, None], rows.final, np.float32(0))
         return StepOut(obs, reward, terminated, truncated, final)
 
     def state(self) -> dict[str, Any]:
         """States of all simulations and the current observations."""
-        if self._obs is None:
+        if self._rows is None:
             raise RuntimeError("call reset() before state()")
-        return {"sims": [sim.state() for sim in self._sims], "obs": self._obs.copy()}
+        sims = self._block.state()
+        for part in self._crew.ask("state"):
+            sims += part
+        return {"sims": sims, "obs": self._rows.obs.copy()}
 
     def load_state(self, state: dict[str, Any]) -> Array:
         """Go on from `state`, which must come from an environment of the same task, seed and `num_envs`."""
-        if len(state["sims"]) != len(self._sims):
-            raise ValueError(f"state of {len(state['sims'])} environments, this has {len(self._sims)}")
-        for sim, part in zip(self._sims, state["sims"], strict=True):
-            sim.load_state(part)
-        self._obs = np.array(state["obs"], dtype=np.float32)
-        return self._obs
+        sims = state["sims"]
+        if len(sims) != self._num:
+            raise ValueError(f"state of {len(sims)} environments, this has {self._num}")
+        rows = self._attach(np.shape(state["obs"])[1])
+        self._block.load_state(sims[: len(self._block.sims)])
+        self._crew.begin("load_state", *((sims[first:last],) for first, last in self._others))
+        self._crew.collect()
+        rows.obs[:] = state["obs"]
+        return rows.obs.copy()
 
     def facts(self) -> dict[str, Any]:
         """Task and physical properties read from the first simulation's model; episodes cut by divergence."""
-        from plasticine.envs import dmc_dynamics
-
         return {
             "domain": self._domain,
             "task": self._task,
-            **dmc_dynamics.read(self._sims[0].physics),
-            "diverged": sum(sim.diverged for sim in self._sims),
+            **self._block.properties(),
+            "diverged": 0 if self._rows is None else int(self._rows.diverged.sum()),
         }
 
     def render(self) -> Array | None:
         """RGB image of the first simulation, ``None`` where ``MUJOCO_GL`` disables rendering."""
-        return self._sims[0].render(*_IMAGE) if can_render() else None
+        return self._first.render(*_IMAGE) if can_render() else None
 
     def close(self) -> None:
-        """Free the simulators."""
-        for sim in self._sims:
-            sim.close()
-        self._sims.clear()
+        """Free the simulators and end the processes."""
+        self._crew.close()
+        self._block.close()
+        self._rows = None
         # dm_control's index classes hold the native memory in reference cycles: up to 100 MB a simulation.
         gc.collect()

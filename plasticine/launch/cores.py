@@ -6,46 +6,12 @@ import functools
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
+from plasticine.core.cores import SHARE, usable_cores
 from plasticine.errors import UserError
 
 __all__ = ["gpu_names", "pool_size", "usable_cores", "worker_environment"]
-
-
-def usable_cores(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the cores this process may use: its affinity mask, cut by the quota of its control group."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [quota for quota in _quotas(cgroup_root) if quota > 0]
-    return max(1, min([allowed, *(int(quota) for quota in quotas)]))
-
-
-def _quotas(root: Path) -> list[float]:
-    """Return the CPU quotas (in cores) of this process's control groups, version 2 then version 1."""
-    found = []
-    folder = root
-    try:
-        own = Path("/proc/self/cgroup").read_text(encoding="ascii").strip().splitlines()[-1].split(":", 2)[2]
-        folder = root / own.lstrip("/")
-    except (OSError, IndexError):
-        pass  # not Linux, or no control groups: the root alone is looked at
-    for path in (folder, *folder.parents):
-        try:
-            quota, period = (path / "cpu.max").read_text(encoding="ascii").split()
-            if quota != "max":
-                found.append(float(quota) / float(period))
-        except (OSError, ValueError):
-            pass  # this level sets no quota
-        if path == root:
-            break
-    try:
-        quota = (root / "cpu/cpu.cfs_quota_us").read_text(encoding="ascii")
-        period = (root / "cpu/cpu.cfs_period_us").read_text(encoding="ascii")
-        found.append(float(quota) / float(period))
-    except (OSError, ValueError):
-        pass  # version 2 only
-    return found
 
 
 def gpu_names() -> list[str]:
@@ -90,17 +56,20 @@ def pool_size(config: dict[str, Any], runs: int) -> int:
     return max(1, min(size, runs))
 
 
-def worker_environment(compute: dict[str, Any], index: int) -> dict[str, str]:
+def worker_environment(compute: dict[str, Any], index: int, processes: int = 1) -> dict[str, str]:
     """Return the variables a process needs before it imports anything numerical.
 
     Args:
         compute: The ``compute`` section of the run's configuration.
         index: Number of the worker; workers take the visible devices in turn.
+        processes: Workers there are. If several, each is told its share of the cores.
     """
     threads = str(int(compute["threads"]))
     found = {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNBUFFERED": "1"}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         found[name] = threads
+    if processes > 1:
+        found[SHARE] = str(max(int(threads), usable_cores() // processes))
     if compute["device"] == "cuda":
         names = gpu_names()
         if names:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from plasticine.errors import UserError
-from plasticine.launch.client import Inbox, WorkerProcess, death
+from plasticine.launch.client import Inbox, WorkerProcess, death, killed
 from plasticine.launch.cores import worker_environment
 from plasticine.launch.display import Display
 from plasticine.launch.interrupt import Interrupt
@@ -29,16 +29,32 @@ class Pool:
         provenance: Of this launch.
         display: Shows what goes on.
         interrupt: Asked several times a second.
+        retries: How often a run starts again because its process was killed. A failure of the run itself would
+            only happen again.
+        fail_fast: Start nothing more once a run has failed.
     """
 
-    def __init__(self, size: int, provenance: Provenance, display: Display, interrupt: Interrupt) -> None:
+    def __init__(
+        self,
+        size: int,
+        provenance: Provenance,
+        display: Display,
+        interrupt: Interrupt,
+        *,
+        retries: int = 0,
+        fail_fast: bool = False,
+    ) -> None:
         self._size = size
+        self._retries = retries
+        self._fail_fast = fail_fast
+        self._waiting: collections.deque[Job] = collections.deque()
         self._provenance = provenance
         self._display = display
         self._interrupt = interrupt
         self._inbox: Inbox = queue.SimpleQueue()
         self._workers: dict[int, WorkerProcess] = {}  # by slot
         self._stopping = False
+        self._failed = False
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Start the processes for the first jobs, without waiting for them."""
@@ -82,15 +98,16 @@ class Pool:
         Raises:
             LaunchError: Workers do not start.
         """
-        waiting = collections.deque(jobs)
-        while (waiting and not self._stopping) or any(w.job for w in self._workers.values()):
+        self._waiting.extend(jobs)
+        while self._more() or any(w.job for w in self._workers.values()):
             self._heed_interrupt()
-            if not self._stopping:
-                self._hand_out(waiting, facts, begun)
+            if self._more():
+                self._hand_out(self._waiting, facts, begun)
             received = self._next()
             if received is not None:
-                self._take(*received, bool(waiting))
+                self._take(*received)
             self._display.show()
+        self._waiting.clear()
 
     def close(self) -> None:
         """End all processes; those that still run something are killed."""
@@ -101,8 +118,15 @@ class Pool:
                 worker.kill()
 
     # -- inside ----------------------------------------------------------------------------------------------
+    def _more(self) -> bool:
+        """Whether runs are still to be handed out."""
+        return bool(self._waiting) and not self._stopping and not (self._fail_fast and self._failed)
+
     def _spawn(self, slot: int, job: Job) -> None:
-        self._workers[slot] = WorkerProcess(worker_environment(job.config["compute"], slot), self._inbox)
+        self._workers[slot] = WorkerProcess(self._environment(slot, job), self._inbox)
+
+    def _environment(self, slot: int, job: Job) -> dict[str, str]:
+        return worker_environment(job.config["compute"], slot, self._size)
 
     def _next(self) -> tuple[WorkerProcess, dict[str, Any]] | None:
         """Return the next message and its sender, None if there is none for a moment."""
@@ -139,7 +163,7 @@ class Pool:
             if worker is None:
                 self._spawn(slot, job)
             elif worker.idle:
-                if worker.environment != worker_environment(job.config["compute"], slot):
+                if worker.environment != self._environment(slot, job):
                     worker.close()  # started for another number of threads or device
                     self._spawn(slot, job)
                     continue
@@ -180,7 +204,7 @@ class Pool:
             else:
                 raise LaunchError(f"checking {cells[cell].name}:\n{message['traceback']}")
 
-    def _take(self, worker: WorkerProcess, message: Mapping[str, Any], more: bool) -> None:
+    def _take(self, worker: WorkerProcess, message: Mapping[str, Any]) -> None:
         kind, job = message.get("kind"), worker.job
         if kind == "ready":
             worker.ready = True
@@ -191,12 +215,13 @@ class Pool:
             worker.job = None
             self._display.ended(job)
             if job.state == "failed":
+                self._failed = True
                 self._replace(worker)  # a failure may leave a process in any condition
         elif kind == "dead":
             if job:
                 worker.job = None
                 self._bury(job, worker, int(message["code"]))
-            elif not worker.closed and not worker.ready and more:
+            elif not worker.closed and not worker.ready and self._more():
                 raise LaunchError(f"starting a worker: {death(message['code'])}\n{worker.error_tail}")
             self._replace(worker)
 
@@ -214,7 +239,13 @@ class Pool:
         if self._interrupt.urgent:
             job.state = "interrupted"
             job.folder.write_status("interrupted", progress)
+        elif killed(code) and job.attempts <= self._retries and not self._stopping:
+            job.state = "waiting"
+            self._waiting.appendleft(job)
+            self._display.log(f"again   {job.name}: {death(code)}")
+            return
         else:
+            self._failed = True
             job.state, job.error = "failed", death(code)
             tail = job.folder.log_tail() or worker.error_tail
             job.folder.write_error(f"{job.error}\n\nthe last it printed:\n{tail}\n")

@@ -117,17 +117,17 @@ def test_models_are_compiled_once(monkeypatch):
         "from_xml_string",
         classmethod(lambda cls, *a, **k: compiled.append(1) or original(cls, *a, **k)),
     )
-    found = level("continual_dmc", domain="walker", num_envs=3)
+    found = level("continual_dmc", domain="walker", num_envs=3, workers=0)
     for task in found.tasks():
         found.enter(task, 0).close()
     assert len(compiled) == 1  # stand, walk and run share their model
 
 
 def test_copies_do_not_share_a_model():
-    found = level("standard_dmc", domain="fish", task="swim", num_envs=2)
+    found = level("standard_dmc", domain="fish", task="swim", num_envs=2, workers=0)
     env = found.enter(found.tasks()[0], 0)
     env.reset()
-    first, second = (sim.physics.named.model.geom_pos["target"].copy() for sim in env._sims)
+    first, second = (sim.physics.named.model.geom_pos["target"].copy() for sim in env._block.sims)
     assert not np.array_equal(first, second)
 
 
@@ -155,10 +155,10 @@ def test_discount_zero_is_termination():
     env = lqr()
     action = np.zeros((1, 1), dtype=np.float32)
     assert not env.step(action).terminated.any()
-    data = env._sims[0].physics.data
+    data = env._block.sims[0].physics.data
     data.qpos[:] = 0.0
     data.qvel[:] = 0.0
-    env._sims[0].physics.forward()
+    env._block.sims[0].physics.forward()
     out = env.step(action)
     assert out.terminated.all()
     assert not out.truncated.any()
@@ -170,7 +170,7 @@ def test_divergence_cuts_the_episode_and_is_counted(caplog):
     found = level("standard_dmc", domain="walker", task="walk")
     env = found.enter(found.tasks()[0], 0)
     before = env.reset().copy()
-    env._sims[0].physics.data.qvel[:] = 1e12
+    env._block.sims[0].physics.data.qvel[:] = 1e12
     with caplog.at_level(logging.WARNING):
         out = env.step(np.zeros((1, 6), dtype=np.float32))
     assert "simulation is invalid after 1 steps (mjWARN_BAD" in caplog.text

@@ -26,7 +26,7 @@ def test_every_contact_has_the_sampled_friction(domain, task):
     for entry, value in zip(found.tasks(), values, strict=True):
         env = found.enter(entry, 0)
         env.reset()
-        data = env._sims[0].physics.data.ptr
+        data = env._block.sims[0].physics.data.ptr
         seen = 0
         for action in scripted_actions(found.spec(), 120, 0):
             env.step(action)
@@ -69,10 +69,10 @@ def test_gravity_pulls_twice_as_strongly():
     for task in found.tasks():
         env = found.enter(task, 0)
         env.reset()
-        data = env._sims[0].physics.data
+        data = env._block.sims[0].physics.data
         data.qpos[2] += 5.0  # far above the ground
         before = data.qvel[2]
-        env._sims[0].physics.forward()
+        env._block.sims[0].physics.forward()
         env.step(np.zeros((1, 12), dtype=np.float32))
         falls.append(before - data.qvel[2])
     assert falls[1] == pytest.approx(2 * falls[0], rel=0.05)
@@ -80,14 +80,14 @@ def test_gravity_pulls_twice_as_strongly():
 
 def test_derived_masses_follow():
     found = shifted("body_mass", [1.0, 3.0], domain="dog", task="stand")
-    plain, triple = (found.enter(task, 0)._sims[0].physics for task in found.tasks())
+    plain, triple = (found.enter(task, 0)._block.sims[0].physics for task in found.tasks())
     ratio = triple.model.body_subtreemass[1] / plain.model.body_subtreemass[1]
     assert ratio == pytest.approx(3.0)
 
 
 def test_a_position_servo_keeps_its_set_point():
     found = shifted("actuator_gain", [1.0, 2.0])
-    plain, double = (found.enter(task, 0)._sims[0].physics.model for task in found.tasks())
+    plain, double = (found.enter(task, 0)._block.sims[0].physics.model for task in found.tasks())
     moving = plain.actuator_biasprm[:, 1] != 0
     assert moving.any()
     for model in (plain, double):

@@ -70,7 +70,7 @@ def test_first_observations_of_many_episodes(task):
     stock = suite.load("quadruped", task, task_kwargs={"random": child_random(3)})
     for _ in range(15):
         assert np.array_equal(env.reset()[0], flat(stock.reset()))
-        ours, theirs = env._sims[0].physics.data, stock.physics.data
+        ours, theirs = env._block.sims[0].physics.data, stock.physics.data
         assert np.array_equal(ours.qpos, theirs.qpos)
         assert np.array_equal(ours.qacc_warmstart, theirs.qacc_warmstart)
 
@@ -89,7 +89,7 @@ def test_actions_beyond_the_bounds_are_clipped(action, applied):
     env = found.enter(found.tasks()[0], 0)
     env.reset()
     env.step(np.full((1, 1), action, dtype=np.float32))
-    assert env._sims[0].physics.data.ctrl[0] == applied
+    assert env._block.sims[0].physics.data.ctrl[0] == applied
 
 
 def test_return_of_an_episode_is_the_sum_of_raw_rewards():

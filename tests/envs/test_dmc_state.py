@@ -91,12 +91,12 @@ def test_numbers_of_the_task_are_part_of_the_state():
     found = level("standard_dmc", domain="walker", task="walk")
     env, other = (found.enter(found.tasks()[0], 0) for _ in range(2))
     env.reset()
-    env._sims[0].task._move_speed = np.float64(3.5)
-    env._sims[0].task._started = True
+    env._block.sims[0].task._move_speed = np.float64(3.5)
+    env._block.sims[0].task._started = True
     other.reset()
-    other._sims[0].task._leftover = 1
+    other._block.sims[0].task._leftover = 1
     other.load_state(env.state())
-    attributes = vars(other._sims[0].task)
+    attributes = vars(other._block.sims[0].task)
     assert attributes["_move_speed"] == 3.5
     assert type(attributes["_move_speed"]) is np.float64
     assert attributes["_started"] is True

@@ -4,11 +4,14 @@ import os
 
 import pytest
 
+from plasticine.core import cores as core_cores
+from plasticine.core.cores import SHARE, run_cores
 from plasticine.errors import UserError
 from plasticine.launch import cores
 from plasticine.launch.display import Display, clock
 from plasticine.launch.folder import RunFolder
 from plasticine.launch.job import Job
+from plasticine.launch.pool import Pool
 from plasticine.launch.report import exit_code, results
 
 CONFIG = {
@@ -132,6 +135,20 @@ def test_threads_are_set_before_anything_is_imported():
     environment = cores.worker_environment({"threads": 3, "device": "cpu"}, 0)
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
     assert "CUDA_VISIBLE_DEVICES" not in environment
+
+
+def test_parallel_runs_share_the_cores(monkeypatch, tmp_path):
+    monkeypatch.setattr(cores, "usable_cores", lambda: 7)
+    compute = {"threads": 2, "device": "cpu"}
+    found = [cores.worker_environment(compute, 0, size).get(SHARE) for size in (1, 2, 3, 7)]
+    assert found == [None, "3", "2", "2"]  # a run alone has them all; compute.threads are always there
+    pool = Pool(3, None, None, None)
+    assert pool._environment(0, Job.of({**CONFIG, "compute": compute}, tmp_path))[SHARE] == "2"
+    monkeypatch.setenv(SHARE, "3")
+    assert run_cores() == 3
+    for nothing in ("", "0", "many"):
+        monkeypatch.setenv(SHARE, nothing)
+        assert run_cores() == core_cores.usable_cores()
 
 
 def test_plain_progress_is_a_line_every_ten_seconds(tmp_path, capsys):
