@@ -20,6 +20,7 @@ def settings(name: str, budget: str = "smoke", **overrides: Any) -> dict[str, An
     register_resolvers()
     root = OmegaConf.create({"budget": {"name": budget}, "env": OmegaConf.load(CONF / f"{name}.yaml")})
     found = OmegaConf.to_container(root, resolve=True)["env"]
+    found.pop("defaults", None)  # the network that comes with the level; Hydra's business
     unknown = set(overrides) - set(found)
     assert not unknown, f"not in {name}.yaml: {unknown}"
     return {**found, **overrides}
