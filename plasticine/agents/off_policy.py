@@ -85,7 +85,7 @@ class OffPolicy(Agent):
         self.capacity = capacity
         self.replay_device = replay_device
         self.on_switch = on_switch
-        self.checkpoint_replay = checkpoint_replay
+        self.checkpoint_replay = self.exact_resume = checkpoint_replay
 
     # -- building --------------------------------------------------------------------------------------------
     def bind(

@@ -59,6 +59,8 @@ class Agent(ABC):
     gamma: float
     collect_steps: int
     collects_per_iteration: int = 1
+    #: Whether `state` and `experience` are all that going on exactly depends on.
+    exact_resume: bool = True
 
     @abstractmethod
     def check_env(self, env: EnvSpec) -> None:

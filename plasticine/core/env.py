@@ -167,6 +167,9 @@ class EnvLevel(ABC):
 
     #: Degree of non-stationarity; the grouping key ``level`` of every run.
     level: Literal["standard", "continual", "open"]
+    #: Whether the environments it enters restore their state exactly (`VecEnv.exact_state` of all of them), known
+    #: without building one.
+    exact_state: bool = False
     #: Learn from the sign of the reward (before `normalize_reward` scales it). Logged returns are always raw.
     reward_sign_clip: bool = False
 

@@ -127,7 +127,8 @@ class Trainer:
         if resumed is not None:
             self.collector.load_state(resumed["collector"])
             self.learner.agent.load_experience(resumed["experience"])
-            facts: dict[str, Any] = {"task": task.index, "exact": env.exact_state}
+            exact = env.exact_state and self.learner.agent.exact_resume
+            facts: dict[str, Any] = {"task": task.index, "exact": exact}
             self.tracker.event("resume", c.env_steps, facts)
             return env
         self._bounds.append((c.env_steps, c.env_steps))

@@ -42,6 +42,8 @@ class Classic(EnvLevel):
         UserError: For an unknown or impossible request.
     """
 
+    exact_state = True
+
     def __init__(
         self,
         *,

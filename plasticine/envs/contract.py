@@ -273,6 +273,10 @@ def check_state(level: EnvLevel, *, before: int = 30, after: int = 60, seed: int
     spec, task = level.spec(), level.tasks()[-1]
     actions = scripted_actions(spec, before + after, seed)
     env = level.enter(task, seed)
+    _require(
+        level.exact_state == env.exact_state,
+        f"EnvLevel.exact_state={level.exact_state}, but its environments say {env.exact_state}",
+    )
     env.reset()
     # Not the first episode after entering, which a new environment would repeat without any state.
     current = env.reset().copy()

@@ -35,6 +35,7 @@ class OpenCraftax(EnvLevel):
     """
 
     level = "open"
+    exact_state = True
 
     def __init__(
         self,

@@ -37,6 +37,8 @@ class _Dmc(EnvLevel):
         common: See `EnvLevel`.
     """
 
+    exact_state = True
+
     def __init__(self, *, workers: int | None, **common: Any) -> None:
         super().__init__(**common)
         if workers is None:

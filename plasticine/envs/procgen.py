@@ -38,6 +38,7 @@ class _Procgen(EnvLevel):
         common: See `EnvLevel`.
     """
 
+    exact_state = True
     _name: str
     _tasks: tuple[Task, ...]
 

@@ -145,6 +145,7 @@ def run_card(config: Mapping[str, Any], facts: Mapping[str, Any], provenance: Pr
             "budget": str((config.get("budget") or {}).get("name")),
             "host": provenance.facts["host"],
             **({"git": revision} if revision else {}),
+            **({"exact_resume": str(facts["exact_resume"]).lower()} if "exact_resume" in facts else {}),
         },
     }
 

@@ -111,14 +111,17 @@ def inspect(config: Config) -> dict[str, Any]:
         UserError: The configuration cannot work.
     """
     from plasticine.compose import build_object
+    from plasticine.core.agent import Agent
     from plasticine.core.env import EnvLevel
     from plasticine.run import check
 
     plan = check(config)
     level = build_object(config["env"], EnvLevel, "env")
+    agent = build_object(config["agent"], Agent, "agent")
     return {
         "level": level.level,
         "env": level.spec().name,
+        "exact_resume": level.exact_state and agent.exact_resume,
         "iterations": plan.iterations,
         "env_steps": plan.env_steps,
     }

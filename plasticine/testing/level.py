@@ -97,6 +97,7 @@ class ToyLevel(EnvLevel):
     """
 
     level = "continual"
+    exact_state = True
 
     def __init__(
         self,

@@ -75,12 +75,14 @@ class ToyEnv(VecEnv):
 
 class Toy(EnvLevel):
     level = "continual"
+    exact_state = True
 
     def __init__(self, defect: str) -> None:
         super().__init__(
             num_envs=2, normalize_obs=False, normalize_reward=False, normalizer_on_switch="carry"
         )
         self.defect = defect
+        self.exact_state = defect != "exactness denied"
 
     def spec(self) -> EnvSpec:
         shape = (4,) if self.defect == "shape" else (3,)
@@ -124,6 +126,7 @@ def test_a_sound_level_passes():
         ("forgets steps", "goes on exactly"),
         ("forgets random", "goes on exactly"),
         ("wrong observation", "observation to act on next"),
+        ("exactness denied", "exact_state=False, but its environments say True"),
     ],
 )
 def test_defects_are_found(defect, message):
