@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,6 +24,7 @@ class Command(NamedTuple):
 
 #: Imported only when called: `plasticine --help` is instant.
 COMMANDS = {
+    "list": Command("plasticine.cli.list", "show what there is to choose from, and what goes with what"),
     "sync": Command("plasticine.cli.sync", "send the records of runs to MLflow"),
     "doctor": Command("plasticine.cli.doctor", "check this installation and say how to repair it"),
 }
@@ -38,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever reads our output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _dispatch(arguments: list[str]) -> int:

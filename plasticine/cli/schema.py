@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,17 @@ class Schema:
     def options(self, group: str) -> list[str]:
         """Return the names one can choose in a group, those of outside packages included."""
         return sorted(set(self._loader.get_group_options(group, results_filter=ObjectType.CONFIG)))
+
+    def text(self, group: str, name: str) -> str:
+        """Return the YAML text of an option as it was written, comments included."""
+        for source in self._loader.get_sources():
+            if not source.is_config(f"{group}/{name}"):
+                continue
+            if source.scheme() == "file":
+                return Path(source.path, group, f"{name}.yaml").read_text(encoding="utf-8")
+            if source.scheme() == "pkg":
+                return files(source.path).joinpath(group, f"{name}.yaml").read_text(encoding="utf-8")
+        return ""
 
     def groups(self) -> list[str]:
         """Return our groups and those of outside packages, without Hydra's own."""
