@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from plasticine.launch.job import Job
 
-__all__ = ["Inbox", "WorkerProcess", "death"]
+__all__ = ["Inbox", "WorkerProcess", "death", "killed"]
 
 #: Messages of all workers, each with its sender. ``{"kind": "dead", "code": int}`` is always a worker's last.
 Inbox = queue.SimpleQueue[tuple["WorkerProcess", dict[str, Any]]]
@@ -39,7 +39,7 @@ class WorkerProcess:
         self._inbox = inbox
         self._errors: collections.deque[str] = collections.deque(maxlen=40)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "plasticine.launch.worker"],
+            _command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -111,6 +111,23 @@ class WorkerProcess:
         for reader in readers:
             reader.join(timeout=5)
         self._inbox.put((self, {"kind": "dead", "code": code}))
+
+
+def _command() -> list[str]:
+    """Return how a worker is started: it finds modules where this process does, and nowhere else.
+
+    ``python -m`` looks into the current folder first. A job of a cluster does not: it runs a copy of the code,
+    which a checkout in the current folder must not hide.
+    """
+    if "" in sys.path or os.getcwd() in sys.path:
+        return [sys.executable, "-m", "plasticine.launch.worker"]
+    start = "import sys; sys.path[:] = filter(None, sys.path)"
+    return [sys.executable, "-c", f"{start}; from plasticine.launch.worker import main; sys.exit(main())"]
+
+
+def killed(code: int) -> bool:
+    """Return whether a process was ended from outside: that says nothing against starting it again."""
+    return -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
 
 def death(code: int) -> str:

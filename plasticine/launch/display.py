@@ -134,9 +134,11 @@ def overall(jobs: Sequence[Job], started: float) -> str:
     """Return one line about all runs."""
     count = Counter(job.state for job in jobs)
     parts = [f"{count['finished']}/{len(jobs)} finished"]
-    parts += [
-        f"{count[state]} {state}" for state in ("running", "waiting", "failed", "interrupted") if count[state]
-    ]
+    for state in ("running", "waiting", "failed", "interrupted"):
+        if count[state]:
+            reasons = Counter(job.note for job in jobs if job.state == state == "waiting" and job.note)
+            told = [f"{reason} {n}" if len(reasons) > 1 else reason for reason, n in reasons.most_common(3)]
+            parts.append(f"{count[state]} {state}" + (f" ({', '.join(told)})" if told else ""))
     elapsed = time.monotonic() - started
     parts.append(clock(elapsed))
     begun = [job for job in jobs if not job.was_finished and job.state in ("finished", "running")]

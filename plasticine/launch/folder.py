@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from plasticine.cell import agent_name, cell_id, env_name, method_label, semanti
 from plasticine.launch.provenance import Provenance
 from plasticine.tracking.jsonfile import read_json, replace_json
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "slurm_job"]
 
 _STATUS_EVERY = 2.0  # seconds between two updates of status.json
 
@@ -101,7 +102,8 @@ class RunFolder:
             "tasks",
         )
         content = {"state": state, **{key: progress.get(key) for key in known}}
-        content.update(pid=os.getpid(), updated=time.time(), error=None)
+        content.update(pid=os.getpid(), host=socket.gethostname(), slurm_job=slurm_job())
+        content.update(updated=time.time(), error=None)
         replace_json(self.path / "status.json", _finite({**content, **more}))
         self._written_at = time.monotonic()
 
@@ -122,6 +124,12 @@ class RunFolder:
                 return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
         except FileNotFoundError:
             return ""
+
+
+def slurm_job() -> str | None:
+    """Return the SLURM job this process belongs to, as ``<array job>_<task>``; None outside of SLURM."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def run_card(config: Mapping[str, Any], facts: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:

@@ -22,9 +22,13 @@ class InProcess:
         provenance: Of this launch.
         display: Shows what goes on.
         interrupt: Asked by the run between its steps.
+        fail_fast: Start nothing more once a run has failed.
     """
 
-    def __init__(self, provenance: Provenance, display: Display, interrupt: Interrupt) -> None:
+    def __init__(
+        self, provenance: Provenance, display: Display, interrupt: Interrupt, *, fail_fast: bool = False
+    ) -> None:
+        self._fail_fast = fail_fast
         self._provenance = provenance
         self._display = display
         self._interrupt = interrupt
@@ -48,7 +52,7 @@ class InProcess:
     ) -> None:
         """Run all jobs; how each one ended is in its `state`."""
         for job in jobs:
-            if self._interrupt.is_set():
+            if self._interrupt.is_set() or (self._fail_fast and any(j.state == "failed" for j in jobs)):
                 return
             job.begin()
             begun(job)

@@ -49,6 +49,8 @@ class Job:
         error: Last line of a failure.
         was_finished: The run was finished before this launch.
         started: Monotonic time of its start.
+        attempts: How often it has been handed to a process.
+        note: Why it waits, if that is known.
         show_cell: Other runs of the launch have the same names but another cell.
     """
 
@@ -60,12 +62,18 @@ class Job:
     error: str = ""
     was_finished: bool = False
     started: float = 0.0
+    attempts: int = 0
+    note: str = ""
     show_cell: bool = False
 
     @classmethod
     def of(cls, config: Config, launch_dir: Path) -> Job:
         """Return the job for a configuration, with what its folder says about it."""
-        folder = RunFolder(run_dir(config, launch_dir))
+        return cls.at(config, RunFolder(run_dir(config, launch_dir)))
+
+    @classmethod
+    def at(cls, config: Config, folder: RunFolder) -> Job:
+        """Return the job whose folder is known already."""
         job = cls(config, folder)
         status = folder.status()
         if status.get("state") == "finished":
@@ -92,6 +100,22 @@ class Job:
     def begin(self) -> None:
         """Note that the run has been handed to a process."""
         self.state, self.started = "running", time.monotonic()
+        self.attempts += 1
+
+    def fail(self, error: str, details: str, slurm_job: str | None = None) -> None:
+        """Record that the run could not be carried out, unless some process is at it after all.
+
+        Args:
+            error: In a line.
+            details: For error.txt.
+            slurm_job: Job that should have carried it out, if that is not the one this process belongs to.
+        """
+        self.state, self.error = "failed", error
+        with self.folder.locked() as mine:
+            if mine:
+                more = {"slurm_job": slurm_job} if slurm_job else {}
+                self.folder.write_error(details)
+                self.folder.write_status("failed", self.folder.status(), error=error, **more)
 
     def take(self, message: Mapping[str, Any]) -> None:
         """Take over what `carry_out` says."""

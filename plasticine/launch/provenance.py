@@ -10,7 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import plasticine
 from plasticine.launch.cores import usable_cores
 
-__all__ = ["Provenance", "gather"]
+__all__ = ["Provenance", "gather", "moved_here"]
 
 #: Packages that can change numbers.
 _PACKAGES = (
@@ -52,7 +52,7 @@ def gather(command: Sequence[str], launch_dir: Path) -> Provenance:
         repositories[name] = {"root": root, "revision": revision, "dirty": bool(diff)}
     text = "".join(f"# repository {root}\n{diff}\n" for root, diff in diffs.items() if diff)
     facts = {
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "time": _now(),
         "command": shlex.join(command),
         "launch_dir": str(launch_dir),
         "git": repositories,
@@ -64,6 +64,16 @@ def gather(command: Sequence[str], launch_dir: Path) -> Provenance:
         "hardware": _hardware(),
     }
     return Provenance(facts, text[:_DIFF_LIMIT])
+
+
+def moved_here(facts: Mapping[str, Any], job: str | None) -> dict[str, Any]:
+    """Return the facts of a launch for a run that its cluster carries out on this machine, in job `job`."""
+    here = {"time": _now(), "host": socket.gethostname(), "hardware": _hardware(), "packages": _packages()}
+    return {**facts, "submitted": {"time": facts["time"], "host": facts["host"]}, **here, "slurm_job": job}
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

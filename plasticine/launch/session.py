@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from plasticine.errors import UserError
+from plasticine.errors import UserError, nearest
 from plasticine.launch.cores import pool_size
 from plasticine.launch.display import Display, make_display
 from plasticine.launch.forwarding import Forwarding
@@ -20,7 +20,10 @@ from plasticine.launch.pool import Pool
 from plasticine.launch.provenance import gather
 from plasticine.launch.report import exit_code, failures, results, ui_lines
 
-__all__ = ["launch"]
+__all__ = ["KINDS", "launch"]
+
+#: What ``launcher.kind`` may be.
+KINDS = ("local", "debug", "slurm")
 
 _INTERRUPTED_FINISH = 15.0  # seconds the forwarder may take after Ctrl-C
 
@@ -48,10 +51,18 @@ def launch(configs: Sequence[dict[str, Any]], launch_dir: Path, command: Sequenc
     names = {str(job.config["launcher"]["name"]) for job in jobs}
     if len(names) > 1:
         raise UserError("launcher is swept over", "use one launcher for a multirun")
-    debug = names == {"debug"}
+    kind = str(jobs[0].config["launcher"]["kind"])
+    if kind not in KINDS:
+        raise UserError(f"launcher.kind={kind}: there is no such kind of launcher", nearest(kind, KINDS))
     interrupted = False
-    if todo:
-        interrupted = _carry_out(jobs, todo, launch_dir, command, in_process=debug or not several)
+    if todo and kind == "slurm":
+        from plasticine.launch.slurm import session
+
+        interrupted, left = session.carry_out(jobs, launch_dir, command)
+        if left:
+            return 0
+    elif todo:
+        interrupted = _carry_out(jobs, todo, launch_dir, command, in_process=kind == "debug" or not several)
     _print_end(jobs, launch_dir)
     return exit_code(jobs, interrupted)
 
@@ -94,14 +105,18 @@ def _carry_out(
     provenance = gather(command, launch_dir)
     forwarding = Forwarding(todo, launch_dir)
     # A debugger and a live table do not share a terminal.
-    live = sys.stdout.isatty() and todo[0].config["launcher"]["name"] != "debug"
+    launcher = todo[0].config["launcher"]
+    live = sys.stdout.isatty() and launcher["kind"] != "debug"
     display = make_display(jobs, live)
     with Interrupt(raise_on_second=in_process) as interrupt:
         backend: InProcess | Pool = (
-            InProcess(provenance, display, interrupt)
+            InProcess(provenance, display, interrupt, fail_fast=bool(launcher["fail_fast"]))
             if in_process
-            else Pool(pool_size(todo[0].config, len(todo)), provenance, display, interrupt)
-        )
+            else Pool(
+                pool_size(todo[0].config, len(todo)), provenance, display, interrupt,
+                retries=int(launcher["retries"]), fail_fast=bool(launcher["fail_fast"]),
+            )
+        )  # fmt: skip
         try:
             forwarding.start()
             backend.start(todo)

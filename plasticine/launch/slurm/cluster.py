@@ -1,0 +1,143 @@
+"""Questions to SLURM, each with a time limit: its clients hang when the controller is away.
+
+Accounting (``sacct``) is not asked: many clusters have none for users, and where it is, it lags.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from plasticine.errors import UserError
+
+__all__ = [
+    "LiveTask",
+    "Unreachable",
+    "cancel",
+    "config",
+    "final_state",
+    "queue",
+    "require_clients",
+    "set_throttle",
+]
+
+_TIMEOUT = 30.0
+_BATCH = 400  # job numbers on one command line
+_DEFAULT_ARRAY = 1001
+
+
+class Unreachable(RuntimeError):
+    """SLURM does not answer now; it may in a minute."""
+
+
+class LiveTask(NamedTuple):
+    """A task of a job array that waits or runs: its array's name, state, and why it waits, in SLURM's words."""
+
+    name: str
+    state: str
+    reason: str
+
+
+def require_clients() -> None:
+    """Make sure that this machine can submit.
+
+    Raises:
+        UserError: It cannot.
+    """
+    missing = [name for name in ("sbatch", "squeue", "scontrol", "scancel") if shutil.which(name) is None]
+    if missing:
+        raise UserError(
+            f"there is no SLURM on this machine ({', '.join(missing)} not found)",
+            "start the command on a login node of the cluster, or use launcher=local",
+        )
+
+
+def queue(users: Iterable[str]) -> dict[str, LiveTask]:
+    """Return what waits or runs, by ``<array job>_<task>``.
+
+    Raises:
+        Unreachable: SLURM does not answer.
+    """
+    text = _ask(["squeue", "-h", "-r", "-u", ",".join(sorted(set(users))), "-o", "%i|%j|%T|%r"])
+    found = {}
+    for line in text.splitlines():
+        job, name, state, reason = line.split("|", 3)
+        found[job.strip()] = LiveTask(name, state, reason)
+    return found
+
+
+def final_state(task: str) -> str:
+    """Return how a task ended, e.g. ``CANCELLED`` or ``NODE_FAIL, exit code 0:9``; empty if SLURM has forgotten it.
+
+    Raises:
+        Unreachable: SLURM does not answer.
+    """
+    try:
+        text = _ask(["scontrol", "-o", "show", "job", task])
+    except Unreachable as error:
+        if "Invalid job id" in str(error):
+            return ""
+        raise
+    state = re.search(r"\bJobState=(\S+)", text)
+    code = re.search(r"\bExitCode=(\S+)", text)
+    if not state:
+        return ""
+    return state.group(1) + (f", exit code {code.group(1)}" if code and code.group(1) != "0:0" else "")
+
+
+def config() -> dict[str, str]:
+    """Return ``scontrol show config``.
+
+    Raises:
+        Unreachable: SLURM does not answer.
+    """
+    pairs = (line.partition("=") for line in _ask(["scontrol", "show", "config"]).splitlines() if "=" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def largest_array(settings: Mapping[str, str]) -> int:
+    """Return how many tasks an array may have. MaxArraySize bounds the index, which starts at 0."""
+    text = settings.get("MaxArraySize", "")
+    return max(1, int(text)) if text.isdigit() and int(text) > 0 else _DEFAULT_ARRAY
+
+
+def cancel(tasks: Sequence[str], *, pending_only: bool = False) -> None:
+    """Cancel arrays or tasks; those that are over already do not matter.
+
+    Raises:
+        Unreachable: SLURM does not answer.
+    """
+    options = ["--state=PENDING"] if pending_only else []
+    for start in range(0, len(tasks), _BATCH):
+        _ask(["scancel", *options, *tasks[start : start + _BATCH]], may_fail=True)
+
+
+def set_throttle(array: str, limit: int) -> None:
+    """Let at most `limit` tasks of an array run at the same time.
+
+    Raises:
+        Unreachable: SLURM does not answer, or the array is over.
+    """
+    _ask(["scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={limit}"])
+
+
+def _ask(command: Sequence[str], may_fail: bool = False) -> str:
+    variables = {
+        key: value for key, value in os.environ.items() if not key.startswith(("SQUEUE_", "SCANCEL_"))
+    }
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT, check=False,
+            stdin=subprocess.DEVNULL, env=variables,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise Unreachable(f"{command[0]} did not answer within {_TIMEOUT:.0f} s") from error
+    except FileNotFoundError as error:
+        raise Unreachable(f"there is no {command[0]} on this machine") from error
+    if done.returncode and not may_fail:
+        raise Unreachable(f"{command[0]}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout

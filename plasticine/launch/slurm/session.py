@@ -1,0 +1,121 @@
+"""A launch on SLURM from beginning to end: what is left to do, submit it, follow it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from plasticine.errors import UserError
+from plasticine.launch.display import Display, make_display
+from plasticine.launch.forwarding import Forwarding
+from plasticine.launch.interrupt import Interrupt
+from plasticine.launch.job import Job
+from plasticine.launch.provenance import gather
+from plasticine.launch.slurm import cluster
+from plasticine.launch.slurm.ledger import Ledger
+from plasticine.launch.slurm.profile import Profile
+from plasticine.launch.slurm.submit import Submitter, check_here, dry_run
+from plasticine.launch.slurm.watch import Watch
+from plasticine.tracking.jsonfile import read_json
+
+__all__ = ["carry_out"]
+
+_INTERRUPTED_FINISH = 15.0  # seconds the forwarder may take after Ctrl-C
+
+
+def carry_out(jobs: Sequence[Job], launch_dir: Path, command: Sequence[str]) -> tuple[bool, bool]:
+    """Bring the runs that are not finished to SLURM and follow them.
+
+    Args:
+        jobs: All runs of the launch.
+        launch_dir: Where the command was started.
+        command: The command line, for the record.
+
+    Returns:
+        Whether it was interrupted, and whether it leaves runs behind on purpose (detached, or a dry run).
+
+    Raises:
+        UserError: The request cannot work; nothing was submitted.
+        LaunchError: SLURM refuses the jobs or does not answer.
+    """
+    todo = [job for job in jobs if job.state != "finished"]
+    profile = Profile.of(todo[0].config)
+    if any(job.config["launcher"] != todo[0].config["launcher"] for job in todo):
+        raise UserError("a key of launcher is swept over", "use one launcher for a multirun")
+    roots = {Path(launch_dir, job.config["runs_dir"]).absolute() for job in todo}
+    if len(roots) > 1:
+        raise UserError("runs_dir is swept over", "use one runs_dir for a multirun on SLURM")
+    ledger = Ledger(roots.pop())
+    if not profile.dry_run:
+        cluster.require_clients()
+    provenance = gather(command, launch_dir)
+    live = sys.stdout.isatty() and not profile.detach
+    with Interrupt() as interrupt:
+        display = make_display(jobs, live)
+        unclaimed = _unclaimed(todo, ledger, profile)
+        facts = check_here(unclaimed, provenance, display, interrupt) if profile.check else {}
+        if profile.dry_run:
+            print(dry_run(unclaimed, len(todo) - len(unclaimed), facts, ledger, profile), flush=True)
+            return False, True
+        submitter = Submitter(ledger, profile, provenance, facts)
+        claims, submitted = submitter.claim(todo, display)
+        known = len(claims) - submitted
+        if profile.detach:
+            told = f" ({known} of them were in the queue already)" if known else ""
+            print(
+                f"detached: {len(claims)} run(s) are SLURM's now{told}; the same command attaches", flush=True
+            )
+            return False, True
+        if known:
+            display.log(f"attached to {known} run(s) that are in the queue already")
+        return _follow(jobs, todo, claims, submitter, display, interrupt, launch_dir), False
+
+
+def _unclaimed(todo: Sequence[Job], ledger: Ledger, profile: Profile) -> list[Job]:
+    try:
+        claims = ledger.claims()
+    except cluster.Unreachable:
+        if not profile.dry_run:
+            raise
+        return list(todo)  # a plan can be made anywhere
+    return [job for job in todo if job.folder.path.relative_to(ledger.runs_dir).as_posix() not in claims]
+
+
+def _follow(
+    jobs: Sequence[Job],
+    todo: Sequence[Job],
+    claims: dict[str, Any],
+    submitter: Submitter,
+    display: Display,
+    interrupt: Interrupt,
+    launch_dir: Path,
+) -> bool:
+    """Show what becomes of the runs, and forward their records to MLflow; returns whether it was interrupted."""
+    # Runs that ended while nobody was attached have records that were not sent yet.
+    unsent = [job for job in jobs if job.state == "finished" and not _sent(job)]
+    forwarding = Forwarding([*todo, *unsent], launch_dir)
+    forwarding.start()
+    try:
+        forwarding.open(display)
+        for job in unsent:
+            forwarding.follow(job)
+
+        def begun(job: Job) -> None:
+            forwarding.follow(job)
+            display.began(job)
+
+        with display, interrupt.orderly():
+            Watch(todo, claims, submitter, display, interrupt, begun).follow()
+        for job in todo:
+            if job.folder.path.is_dir() and job.attempts == 0 and job.state in ("finished", "failed"):
+                forwarding.follow(job)  # over before it was seen to begin
+        forwarding.finish(display, _INTERRUPTED_FINISH if interrupt.is_set() else None)
+    finally:
+        forwarding.kill()
+    return interrupt.is_set()
+
+
+def _sent(job: Job) -> bool:
+    return bool((read_json(job.folder.path / "mlflow.json") or {}).get("closed"))
