@@ -65,6 +65,9 @@ def _main(line: CommandLine, arguments: Sequence[str]) -> int:
             "--experimental-rerun and --config-path are not supported",
             "continue a run with the command that started it; add YAML folders with --config-dir",
         )
+    shown = [flag for flag in ("--cfg", "--info") if flag in line.flags]
+    if line.multirun and shown:
+        raise UserError(f"{shown[0]} shows one configuration, -m asks for several runs", "leave -m out")
     schema = make_schema(line)
     if "--help" in line.flags:
         print(help_text(schema), end="")

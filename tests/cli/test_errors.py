@@ -38,6 +38,7 @@ CASES = [
     ("squeeze", "not of the form key=value"),
     ("hydra.searchpath=[pkg://no.such.package]", "hydra.searchpath"),
     ("--experimental-rerun=x", "not supported"),
+    ("-m seed=0,1 --cfg job", "leave -m out"),
 ]
 
 
