@@ -210,4 +210,5 @@ def test_public_surface_is_frozen():
         "select",
         "touches",
         "wrap_grad",
+        "wrap_loss",
     ]

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from plasticine.agents.exploration import epsilon_greedy
 from plasticine.agents.off_policy import OffPolicy
+from plasticine.agents.policies import Categorical
 from plasticine.core.agent import Phase
 from plasticine.core.env import EnvSpec
 from plasticine.core.noise import Streams
@@ -210,6 +211,10 @@ class C51(OffPolicy):
     def probe_inputs(self, count: int, generator: Generator) -> Mapping[str, Tensor]:
         """Random stored observations."""
         return {"q": self._probe(count, generator).obs}
+
+    def difference(self, net: str, head: str, before: Tensor, now: Tensor) -> Tensor:
+        """The mean divergence of the distributions of all actions."""
+        return Categorical.divergence(*(x.view(len(x), -1, self.atoms) for x in (before, now)))
 
     def statistics(self) -> dict[str, float]:
         """Probability of a random action."""

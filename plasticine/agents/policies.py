@@ -44,3 +44,9 @@ class Categorical:
     def log_prob(logits: Tensor, action: Tensor) -> Tensor:
         """ln softmax(logits)[action]: [n, k], [n] -> [n]."""
         return torch.log_softmax(logits, dim=-1).gather(-1, action[:, None]).squeeze(-1)
+
+    @staticmethod
+    def divergence(before: Tensor, now: Tensor) -> Tensor:
+        """Mean Kullback-Leibler divergence KL(before || now) of distributions given by logits [..., n], 0-d."""
+        p, q = torch.log_softmax(before, dim=-1), torch.log_softmax(now, dim=-1)
+        return (p.exp() * (p - q)).sum(-1).mean()

@@ -285,6 +285,12 @@ class PPO(Agent):
         obs = self._input(self._data.obs.index_select(0, pick))
         return dict.fromkeys(self._names(), obs)
 
+    def difference(self, net: str, head: str, before: Tensor, now: Tensor) -> Tensor:
+        """The divergence of discrete policies; the mean squared difference of means and values."""
+        if head == "policy" and self._discrete:
+            return Categorical.divergence(before, now)
+        return super().difference(net, head, before, now)
+
     def statistics(self) -> dict[str, float]:
         """Explained variance of the returns by the values (1 = perfect, NaN if returns are constant)."""
         return {"explained_variance": self._explained_variance}

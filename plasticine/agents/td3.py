@@ -217,6 +217,12 @@ class TD3(OffPolicy):
         b = self._probe(count, generator)
         return {"actor": b.obs, **dict.fromkeys(_CRITICS, torch.cat((b.obs, b.actions), 1))}
 
+    def difference(self, net: str, head: str, before: Tensor, now: Tensor) -> Tensor:
+        """The mean squared difference of actions in half widths of their bounds, and of values."""
+        if head == "policy":
+            before, now = torch.tanh(before), torch.tanh(now)
+        return super().difference(net, head, before, now)
+
     def state(self) -> dict[str, Any]:
         """Critic steps taken."""
         return {"critic_steps": self._critic_steps}

@@ -36,7 +36,7 @@ class Phase:
         nets: Networks whose tensors it trains.
         optimizer: The base optimizer, not yet bound; methods may wrap or replace it.
         max_grad_norm: Clip the global gradient norm to this; None = never.
-        aux: Names of the 0-d tensors its loss returns for the log.
+        aux: Names of the 0-d tensors its loss returns for the log; the first is its main part.
     """
 
     name: str
@@ -162,6 +162,18 @@ class Agent(ABC):
     @abstractmethod
     def probe_inputs(self, count: int, generator: Generator) -> Mapping[str, Tensor]:
         """Up to `count` recent inputs for each network by name, drawn without replacement."""
+
+    def difference(self, net: str, head: str, before: Tensor, now: Tensor) -> Tensor:
+        """How far apart two outputs of a head are on the same inputs: mean over inputs, 0-d, differentiable in `now`.
+
+        The mean squared difference, unless the head describes something else than numbers (a distribution). Equal
+        outputs have none.
+
+        Args:
+            net, head: Whose outputs they are.
+            before, now: [n, outputs].
+        """
+        return (now - before).square().mean()
 
     def statistics(self) -> dict[str, float]:
         """Numbers about the latest iteration that are not averages over minibatches (``loss/<name>``)."""

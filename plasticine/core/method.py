@@ -1,7 +1,7 @@
 """A method is a change to how a network is built or trained that is meant to keep it able to learn.
 
 A method overrides the hooks it needs; what it does not override does not exist at run time. Three hooks act while
-the learner is built, four are assembled into the update, one is called between iterations when its ``when:``
+the learner is built, five are assembled into the update, one is called between iterations when its ``when:``
 rules say so. A method is handed only the tensors in its ``scope:``.
 """
 
@@ -18,6 +18,7 @@ from plasticine.core.optim import Optimizer
 from plasticine.core.schedule import RunPlan, parse_when
 from plasticine.core.state import Counters, Params, Slot
 from plasticine.core.surgery import Surgeon
+from plasticine.core.view import LossFn, View
 from plasticine.core.watch import Seen
 from plasticine.errors import UserError
 
@@ -128,6 +129,10 @@ class Method:
     # -- inside the update: pure tensor code, no host synchronisation ---------------------------------------
     def loss_term(self, params: Params, slot: Slot) -> Tensor:
         """A 0-d differentiable term added to the loss."""
+        raise NotImplementedError
+
+    def wrap_loss(self, loss_fn: LossFn, view: View, params: Params, slot: Slot) -> LossFn:
+        """Return another loss function that calls `loss_fn`, for terms that depend on more than the parameters."""
         raise NotImplementedError
 
     def wrap_grad(self, grad_fn: GradFn, params: Params, slot: Slot) -> GradFn:

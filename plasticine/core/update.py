@@ -18,6 +18,7 @@ from plasticine.core.optim import Optimizer
 from plasticine.core.scalars import ScalarBuffer
 from plasticine.core.state import Params, Slot, TrainState
 from plasticine.core.surgery import Surgeon
+from plasticine.core.view import LossFn, View
 from plasticine.core.watch import Seen, Watch
 from plasticine.errors import UserError
 
@@ -53,7 +54,7 @@ def assemble(
 ) -> Update:
     """Build the update of one phase.
 
-    Order of one step: loss and penalty terms -> gradient (wrapped by methods in list order, the first innermost)
+    Order of one step: loss and penalty terms -> gradient (both wrapped by methods in list order, the first innermost)
     -> clip -> optimizer -> observers and per-step parameter hooks in list order -> the agent's slow copies.
 
     Args:
@@ -62,9 +63,14 @@ def assemble(
         compile_loss: Compile the loss with its penalty terms (pays off in long runs).
     """
     watch = _watch(phase, params, methods, networks, compile_loss=compile_loss)
-    loss_fn = _with_terms(agent, phase, params, methods, state, watch)
+    loss_fn: LossFn = _with_terms(agent, phase, params, methods, state, watch)
     if compile_loss:
         loss_fn = torch.compile(loss_fn, dynamic=False)
+    for m in methods:
+        inside = m.select(params)
+        if inside and overrides(m, "wrap_loss"):
+            view = View(agent, {net: networks[net] for net in phase.nets}, streams[f"method/{m.name}"])
+            loss_fn = m.wrap_loss(loss_fn, view, inside, state.slots[m.name])
     grad_fn: GradFn = _gradients(loss_fn, params, watch)
     wrapped = False
     for m in methods:
@@ -129,9 +135,7 @@ def _watch(
     return Watch(looked_at, unit_gradients=bool(greedy))
 
 
-def _gradients(
-    loss_fn: Callable[[Any], tuple[Tensor, Sequence[Tensor]]], params: Params, watch: Watch | None
-) -> GradFn:
+def _gradients(loss_fn: LossFn, params: Params, watch: Watch | None) -> GradFn:
     tensors, names = list(params.values()), tuple(params)
 
     def gradients(batch: Any) -> Gradients:
@@ -206,7 +210,7 @@ def _with_terms(
     methods: Sequence[Method],
     state: TrainState,
     watch: Watch | None,
-) -> Callable[[Any], tuple[Tensor, Sequence[Tensor]]]:
+) -> LossFn:
     name, agent_loss = phase.name, agent.loss
 
     def bare(batch: Any) -> tuple[Tensor, Sequence[Tensor]]:
