@@ -17,6 +17,11 @@ METHODS = {
     "redo": {"when": {"every": 2, "unit": "iterations"}, "tau": 0.9},
     "plasticity_injection": {},
     "layer_norm": {},
+    "crelu": {"keep_width": True},
+    "dff": {},
+    "nap": {},
+    "parseval": {},
+    "full_reset": {},
     "snp": {"shrink": 0.9, "noise": 0.1, "noise_every": 2},
     "snp_hard": {},
 }
@@ -42,7 +47,7 @@ def test_trains_every_tensor_and_continues_bit_by_bit(method, network, tmp_path)
     trained = {k for before, after in whole.learnt for k in params if not torch.equal(before[k], after[k])}
     assert trained == set(params)
     assert all(v.is_contiguous() for v in params.values())
-    if METHODS[method].get("when") or method in ("snp_hard", "plasticity_injection"):
+    if METHODS[method].get("when") or method in ("snp_hard", "full_reset", "plasticity_injection"):
         assert any(whole.overwritten)
     record(config, folder=tmp_path, stop_after=5)
     rest = record(config, folder=tmp_path)

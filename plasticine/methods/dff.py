@@ -1,0 +1,31 @@
+"""Deep Fourier features (Lewandowski et al., arXiv 2410.20634)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plasticine.core.method import Method
+from plasticine.methods.crelu import with_wide_activation
+from plasticine.networks.spec import NetSpec
+
+__all__ = ["DeepFourierFeatures"]
+
+
+class DeepFourierFeatures(Method):
+    """``[sin z, cos z]`` in place of the activation of every hidden layer in scope.
+
+    Whatever z is, one of the two is close to linear there, and their derivatives never vanish together.
+
+    Args:
+        keep_width: Halve every layer, so that the next one reads as many numbers as without the method (the paper).
+        common: See `Method`.
+    """
+
+    def __init__(self, *, keep_width: bool, **common: Any) -> None:
+        super().__init__(**common)
+        self.keep_width = keep_width
+
+    def edit_network(self, net: NetSpec) -> NetSpec:
+        """Set the activation of the layers whose weight is in scope."""
+        layers = [i for i in range(len(net.body)) if self.reaches(f"{net.name}/body.{i}.weight")]
+        return with_wide_activation(net, self.name, layers, "fourier", keep_width=self.keep_width)
