@@ -105,14 +105,14 @@ def test_decoupled_decay_without_a_gradient_multiplies():
 def test_coupled_decay_comes_after_clipping_and_the_penalty_before():
     """With a strength that dwarfs the gradient: the first moment shows what was clipped."""
     norms = {}
-    for name, changes in (("weight_decay", {"coupled": True, "coef": 1e4}), ("l2", {"coef": 1e4})):
+    for name, changes in (("l2_decoupled", {"coupled": True, "coef": 1e4}), ("l2", {"coef": 1e4})):
         p = lab.parts(lab.nodes(name, **changes), experience=True, agent={"max_grad_norm": 0.5})
         phase, lr, batch = next(p.learner.agent.batches(0.0))
         p.learner.updates[phase](batch, lr)
         moments = [v for k, v in p.learner.state.opt["update"].items() if k.startswith("exp_avg/")]
         norms[name] = float(torch.cat([m.flatten() for m in moments]).norm()) / 0.1
     assert norms["l2"] == pytest.approx(0.5, rel=1e-3)
-    assert norms["weight_decay"] > 1e3
+    assert norms["l2_decoupled"] > 1e3
 
 
 def test_overwritten_reaches_the_base():
@@ -127,15 +127,15 @@ def test_overwritten_reaches_the_base():
 
 
 def test_scope_and_the_order_with_other_optimizers():
-    p = lab.parts(lab.nodes("weight_decay", coef=1e3, scope=["critic/*"]), experience=True)
+    p = lab.parts(lab.nodes("l2_decoupled", coef=1e3, scope=["critic/*"]), experience=True)
     before = lab.params(p)
     with torch.no_grad():
         zeros = [torch.zeros_like(v) for v in p.learner.state.params.values()]
         p.learner.surgeon._optimizers[0].step(zeros, 1e-3)
     changed = {k for k, v in lab.params(p).items() if not torch.equal(v, before[k])}
     assert changed == {k for k in before if k.startswith("critic/") and k.endswith("weight")}
-    lab.parts({**lab.nodes("weight_decay"), **lab.nodes("trac")})
-    lab.parts({**lab.nodes("trac"), **lab.nodes("weight_decay")})
+    lab.parts({**lab.nodes("l2_decoupled"), **lab.nodes("trac")})
+    lab.parts({**lab.nodes("trac"), **lab.nodes("l2_decoupled")})
 
 
 def test_presets_of_the_reference():
@@ -158,7 +158,7 @@ def test_presets_of_the_reference():
         torch.testing.assert_close(v, expected)
 
 
-@pytest.mark.parametrize("name", ["l2", "weight_decay"])
+@pytest.mark.parametrize("name", ["l2", "l2_decoupled"])
 def test_refuses_a_negative_strength(name):
     with pytest.raises(UserError, match="coef"):
         lab.parts(lab.nodes(name, coef=-1.0))

@@ -88,5 +88,5 @@ def test_dead_channels_are_recycled_without_a_change_of_the_function(network, la
 def test_a_vector_is_refused_by_a_convolution():
     config = tiny_config({})
     config["network"] = images("impala", {})["network"]
-    with pytest.raises(UserError, match="is a convolution but its input of shape .* is no image"):
+    with pytest.raises(UserError, match=r"is a convolution but its input of shape .* is no image"):
         record(config)
