@@ -60,6 +60,24 @@ class Surgeon:
         for optimizer in self._optimizers:
             optimizer.overwritten(name, mask, moments=moments)
 
+    def read(self, name: str) -> Tensor:
+        """Present values of a trainable or frozen tensor, without gradient; not to be written to.
+
+        Raises:
+            KeyError: There is no such tensor.
+        """
+        tensor = self._state.params.get(name)
+        return (self._state.frozen[name] if tensor is None else tensor).detach()
+
+    @torch.no_grad()
+    def shift(self, name: str, change: Tensor) -> None:
+        """Add to tensor `name`. What optimizers remember of it stays; slow copies follow on their own.
+
+        Raises:
+            KeyError: There is no such tensor.
+        """
+        self.read(name).add_(change)
+
     @torch.no_grad()
     def forget(self, name: str) -> None:
         """Clear what optimizers remember of the trainable tensor `name`; its values stay.

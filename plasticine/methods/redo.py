@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from plasticine.core.method import Method, Operation
 from plasticine.core.schedule import RunPlan
 from plasticine.errors import UserError
-from plasticine.networks.anatomy import Anatomy, Consumer, UnitGroup
+from plasticine.methods.units import (
+    check_observed_before,
+    clear_outgoing,
+    counted,
+    redraw_incoming,
+    replaceable,
+    site_of,
+    whole_draws,
+)
+from plasticine.networks.anatomy import Anatomy, UnitGroup
 from plasticine.networks.network import Site
 
-__all__ = ["Redo", "dormant", "outgoing_mask", "recyclable"]
+__all__ = ["Redo", "dormant", "recyclable"]
 
 #: Its two outputs are never small together, so its units cannot be dormant.
 _NEVER_DORMANT = "fourier"
@@ -32,26 +39,9 @@ def dormant(site: Site, tau: float) -> Tensor:
     return size / (size.mean() + 1e-9) <= tau
 
 
-def outgoing_mask(consumer: Consumer, shape: Sequence[int], units: Tensor) -> Tensor:
-    """Entries of a consumer's weight of this `shape` that read the units marked in bool [units]; broadcastable."""
-    columns = torch.zeros(shape[1], dtype=torch.bool)
-    columns[consumer.columns[units.cpu()].flatten()] = True
-    return columns.view(1, -1, *([1] * (len(shape) - 2)))
-
-
 def recyclable(anatomy: Anatomy) -> list[UnitGroup]:
-    """Layers whose units can be replaced without changing the function around them.
-
-    Left out are residual streams (a skip path reads them as well), units that cannot be dormant, and layers that
-    are read by a weight outside of `anatomy` (frozen copies follow the weight they were copied from).
-    """
-    return [
-        g
-        for g in anatomy.units
-        if not g.residual
-        and g.act != _NEVER_DORMANT
-        and all(c.weight in anatomy.tensors for c in g.consumers if "/frozen." not in c.weight)
-    ]
+    """Layers whose units can be dormant, and can be replaced without changing the function around them."""
+    return [g for g in replaceable(anatomy) if g.act != _NEVER_DORMANT]
 
 
 class Redo(Method):
@@ -81,12 +71,7 @@ class Redo(Method):
 
     def check(self, plan: RunPlan, anatomy: Anatomy) -> None:
         """Refuse rules before the first observations, and networks without a unit that could be recycled."""
-        for rule in self.when:
-            if rule.on in ("run_start", "task_start"):
-                raise UserError(
-                    f"method {self.name!r} cannot act on {rule.on}: there are no observations yet",
-                    f"set method.{self.name}.when=[{{on: task_switch}}] or [{{every: 10}}]",
-                )
+        check_observed_before(self.name, self.when, plan)
         if not recyclable(anatomy):
             raise UserError(
                 f"method {self.name!r} finds nothing to recycle: no hidden layer in scope can be dormant and has "
@@ -98,35 +83,9 @@ class Redo(Method):
         """Find dormant units and recycle them; report how many, in all and per network."""
         sites = op.activations(self.observations)
         groups = recyclable(op.anatomy)
-        marked = [(g, dormant(_site(sites, g), self.tau)) for g in groups]
-        facts = {f"recycled/{g.net}": 0.0 for g in groups}
-        for group, units in marked:
-            facts[f"recycled/{group.net}"] += float(units.sum())
+        marked = [(g, dormant(site_of(sites, g), self.tau)) for g in groups]
+        facts = counted(groups, marked)
         marked = [(g, units) for g, units in marked if bool(units.any())]
-        for group, units in marked:
-            _redraw_incoming(op, group, units)
-        for group, units in marked:
-            for consumer in group.consumers:
-                shape = _consumer_shape(op, consumer)
-                op.surgeon.write(consumer.weight, 0.0, outgoing_mask(consumer, shape, units))
-        total = float(sum(g.units for g in groups))
-        return {"recycled": sum(facts.values()), "hidden_units": total, **facts}
-
-
-def _site(sites: Mapping[str, Sequence[Site]], group: UnitGroup) -> Site:
-    return next(s for s in sites[group.net] if s.name == group.site)
-
-
-def _consumer_shape(op: Operation, consumer: Consumer) -> Sequence[int]:
-    """Shape of a consumer; a frozen copy ``net/frozen.<j>.<local>`` has that of the weight it was copied from."""
-    net, _, local = consumer.weight.partition("/")
-    if local.startswith("frozen."):
-        local = local.split(".", 2)[2]
-    return op.params[f"{net}/{local}"].shape
-
-
-def _redraw_incoming(op: Operation, group: UnitGroup, units: Tensor) -> None:
-    for name in (group.weight, group.bias, group.norm_scale, group.norm_offset):
-        if name is not None and name in op.params:
-            fresh = op.anatomy.fresh(name, op.generator)
-            op.surgeon.write(name, fresh, units.view(-1, *([1] * (fresh.dim() - 1))))
+        redraw_incoming(marked, op.anatomy, op.surgeon, whole_draws(op.anatomy, op.generator))
+        clear_outgoing(marked, op.surgeon)
+        return facts

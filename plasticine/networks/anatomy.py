@@ -109,3 +109,15 @@ class Anatomy:
     def fresh(self, name: str, generator: Generator) -> Tensor:
         """A new draw of tensor `name` from its own initialiser (CPU float32)."""
         return self.tensors[name].init.draw_(torch.empty(self.shapes[name]), generator)
+
+    def fresh_rows(self, name: str, count: int, generator: Generator) -> Tensor:
+        """New values for `count` rows (units) of tensor `name`, without drawing the others (CPU float32).
+
+        Each entry has the distribution that it has in a fresh draw. Rows of an orthogonal draw are orthogonal to
+        each other and have the length that rows of the whole tensor have on average (root mean square).
+        """
+        init, shape = self.tensors[name].init, self.shapes[name]
+        part = (count, *shape[1:])
+        rows = init.draw_(torch.empty(part), generator)
+        whole, drawn = init.std(shape), init.std(part)
+        return rows if whole == drawn else rows.mul_(whole / drawn)

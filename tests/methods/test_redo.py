@@ -6,7 +6,8 @@ import torch
 
 from plasticine.core.noise import Streams
 from plasticine.errors import UserError
-from plasticine.methods.redo import dormant, outgoing_mask, recyclable
+from plasticine.methods.redo import dormant, recyclable
+from plasticine.methods.units import outgoing_mask
 from plasticine.networks.build import build
 from plasticine.networks.initializers import Initializer
 from plasticine.networks.network import Site
