@@ -183,9 +183,13 @@ class Replay:
     def sample(self, count: int, generator: Generator, device: torch.device) -> Transitions:
         """Draw transitions uniformly, with replacement. The memory must hold at least one."""
         span = int(min(self._length, self._written.max()))
-        # More than needed, so that hardly ever a second draw depends on what is stored.
-        picks = self._draw(2 * count, span, generator)
-        picks = picks[self._flat_jump[picks] > 0]
+        drawn = self._draw(
+            2 * count, span, generator
+        )  # more than needed: the slots between episodes hold nothing
+        picks = drawn[self._flat_jump[drawn] > 0]
+        if len(picks) < count:
+            # From a stream of its own, so that what is drawn from the given one never depends on what is stored.
+            generator = Generator().manual_seed(int(drawn @ np.arange(1, len(drawn) + 1)))
         while len(picks) < count:
             more = self._draw(2 * count, span, generator)
             picks = np.concatenate((picks, more[self._flat_jump[more] > 0]))
