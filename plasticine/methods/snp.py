@@ -72,7 +72,7 @@ class ShrinkAndPerturb(Method):
         common: See `Method`.
     """
 
-    neutral: ClassVar = {"shrink": 1.0, "noise": 0.0, "moments": "keep"}
+    neutral: ClassVar = {"shrink": 1.0, "noise": 0.0, "moments": "keep", "targets": "keep"}
     strong: ClassVar = {"shrink": 0.9, "noise": 0.1}
 
     def __init__(

@@ -137,7 +137,7 @@ class Recording:
         outcome: ``finished`` or ``interrupted``.
         initial: Copy of every tensor before the run.
         iterations: Copy of every tensor after each iteration, interventions included.
-        learnt: For each iteration, the parameters before and after its optimizer steps.
+        learnt: For each iteration, the trainable and frozen tensors before and after its optimizer steps.
         overwritten: For each iteration, full names of the tensors written through the surgeon after the steps of
             the previous one and before the end of this one.
         moved: Names of the tensors whose storage or identity changed; must be empty.
@@ -207,9 +207,11 @@ def record(config: Config, *, folder: Path | None = None, stop_after: int | None
     learn, write = learner.learn, learner.surgeon.write
 
     def watched_learn(progress: float) -> int:
-        before = clones(learner.state.params)
+        networks = learner.state.params | learner.state.frozen
+        first = len(result.learnt) == len(iterations)  # of the rounds of this iteration
+        before = clones(networks) if first else result.learnt.pop()[0]
         count = learn(progress)
-        result.learnt.append((before, clones(learner.state.params)))
+        result.learnt.append((before, clones(networks)))
         return count
 
     def watched_write(name: str, *args: Any, **kwargs: Any) -> None:

@@ -8,18 +8,17 @@ import pytest
 import torch
 
 from plasticine.api import configure
-from plasticine.compose import assemble_parts, build_methods
+from plasticine.compose import assemble_parts
 from plasticine.core.schedule import RunPlan, When
 from plasticine.errors import UserError
-from plasticine.testing.contract import _check_ownership, _check_run, _differing
+from plasticine.testing.contract import _differing
 from plasticine.testing.level import _ToyEnv
-from plasticine.testing.runs import Recording, record
+from plasticine.testing.runs import record
 from tests.agents.off_policy_lab import toy_config
 from tests.core.runs import StopAfter, recorded, series, tensors
 
 AGENTS = ("td3", "c51")
 FAST = {"snp_hard": {"when": {"on": "task_switch"}}, "redo": {"tau": 0.5, "when": {"every": 2}}}
-METHODS = ("redo", "snp", "snp_hard", "plasticity_injection", "sam", "trac")
 
 
 def config_with(agent, method, **options):
@@ -103,7 +102,7 @@ def test_hard_reset_reaches_the_slow_copies(agent):
     target = {k: v for k, v in after.items() if k.startswith("targets:")}
     start = {k: v for k, v in before.items() if k.startswith("targets:")}
     assert len(_differing(start, target)) == len(target)
-    learnt_from = {f"targets:{k}": v for k, v in run.learnt[6 * 4][0].items()}
+    learnt_from = {f"targets:{k}": v for k, v in run.learnt[6][0].items()}
     assert not _differing(target, learnt_from)
 
 
@@ -231,29 +230,3 @@ def test_memory_at_a_task_switch(on_switch):
     t = memory.distinct(10**6, torch.Generator(), torch.device("cpu"))
     clock, following, on = t.obs[:, 3] * 8, t.next_obs[:, 3] * 8, ~t.terminated
     torch.testing.assert_close(following[on], clock[on] + 1)
-
-
-# -- methods -------------------------------------------------------------------------------------------------
-BASELINES: dict[str, Recording] = {}
-
-
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("method", METHODS)
-def test_methods_keep_their_contract(agent, method, tmp_path):
-    """Finite, nothing replaced, random streams untouched, an effect, and resumption bit by bit."""
-    if agent not in BASELINES:
-        BASELINES[agent] = record(toy_config(agent))
-    base = BASELINES[agent]
-    config = config_with(agent, method)
-    run = record(config)
-    _check_run(run, base, [type(m) for m in build_methods(config["method"])], f"{method} on {agent}")
-    _check_ownership(run, method)
-    trained = {k for before, after in run.learnt for k in _differing(before, after)}
-    assert trained == set(run.params)
-    if method != "vanilla":
-        comparable = all(run.params[k].shape == p.shape for k, p in base.params.items())
-        assert not comparable or _differing(run.params, base.params)
-    part = record(config, folder=tmp_path, stop_after=8)
-    assert part.outcome == "interrupted"
-    again = record(config, folder=tmp_path)
-    same(run.iterations[-1], again.iterations[-1])

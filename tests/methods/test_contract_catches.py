@@ -9,6 +9,7 @@ import torch
 
 from plasticine.core.method import Method
 from plasticine.core.optim import Optimizer
+from plasticine.errors import UserError
 from plasticine.testing import check_method
 
 
@@ -156,6 +157,59 @@ class _Forgetful(Optimizer):
         self.base.overwritten(name, mask, moments=moments)
 
 
+class HoldsSlowCopies(Method):
+    """Puts the agent's slow copies back to where they began."""
+
+    def init(self, params, anatomy):
+        self.first = None
+        return {}
+
+    def after_step(self, params, slot, generator):
+        for v in params.values():
+            v.mul_(0.99)
+
+    def intervene(self, op):
+        slow = op.surgeon._state.targets
+        self.first = self.first or {k: v.clone() for k, v in slow.items()}
+        for k, v in slow.items():
+            v.copy_(self.first[k])
+        return {}
+
+
+class TrainsFrozen(Method):
+    """Changes copies that only interventions may write."""
+
+    def edit_network(self, net):
+        return net.set(self.name, split=0, copies=1)
+
+    def intervene(self, op):
+        self.networks = op.networks
+        return {}
+
+    def after_step(self, params, slot, generator):
+        for network in self.networks.values():
+            next(iter(network.frozen[0].values())).add_(1.0)
+        for v in params.values():
+            v.mul_(0.99)
+
+
+class NeedsPolicy(Method):
+    """Refuses networks of values in its own way."""
+
+    def __init__(self, *, fix, only, **common):
+        super().__init__(**common)
+        self.fix, self.only = fix, only
+
+    def edit_network(self, net):
+        if not net.name.startswith(self.only):
+            raise UserError(f"{self.name} cannot work on {net.name!r}", self.fix)
+        return net
+
+    def after_step(self, params, slot, generator):
+        for v in params.values():
+            v.mul_(0.99)
+
+
 def node(cls, when=(), **extra):
     target = f"{__name__}.{cls.__name__}"
     return {cls.__name__.lower(): {"_target_": target, "scope": ["*"], "when": list(when), **extra}}
@@ -165,7 +219,12 @@ OFTEN = [{"every": 2, "unit": "iterations"}]
 
 
 def test_a_good_method_passes():
-    check_method(node(Good))
+    assert check_method(node(Good)) == {}
+
+
+def test_a_method_may_refuse_an_agent():
+    refused = check_method(node(NeedsPolicy, fix="agent=ppo", only=("actor", "shared", "critic")))
+    assert refused == {k: "needspolicy cannot work on 'q'" for k in ("PQN", "C51", "C51, Nature CNN")}
 
 
 @pytest.mark.parametrize(
@@ -182,6 +241,10 @@ def test_a_good_method_passes():
         (node(NotNeutral, strength=1.0), "with neutral arguments"),
         (node(Aliases), "shares its memory"),
         (node(DropsParameters), "is not trained at all"),
+        (node(HoldsSlowCopies, [*OFTEN, {"on": "run_start"}]), "does not follow"),
+        (node(TrainsFrozen, [{"on": "run_start"}]), "belongs to no optimizer"),
+        (node(NeedsPolicy, fix="", only=("actor", "shared", "critic")), "without saying what would work"),
+        (node(NeedsPolicy, fix="agent=ppo", only=("q",)), "refuses PPO"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
