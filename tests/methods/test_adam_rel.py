@@ -8,6 +8,7 @@ from plasticine.core.optim import Adam
 from plasticine.errors import UserError
 from plasticine.methods.adam_rel import RelativeAdam
 from plasticine.testing import record, tiny_config
+from tests.agents.off_policy_lab import toy_config
 from tests.methods import lab
 
 
@@ -101,3 +102,15 @@ def test_refuses_to_have_no_rule_and_to_replace_twice():
         lab.parts({**lab.nodes("adam_rel"), **lab.nodes("adam_equal_betas")})
     with pytest.raises(UserError, match="wrapped"):
         lab.parts({**lab.nodes("trac"), **lab.nodes("adam_rel")})
+
+
+def test_both_optimizers_of_td3_restart():
+    config = toy_config("td3")
+    config["method"] = lab.nodes("adam_rel")
+    run = record(config)
+    last = run.iterations[-1]
+    for phase in ("actor", "critic"):
+        steps = [float(v) for k, v in last.items() if k.startswith(f"opt:{phase}:step/")]
+        assert steps
+        assert set(steps) == {0.0}
+        assert any(bool(v.any()) for k, v in last.items() if k.startswith(f"opt:{phase}:exp_avg/"))
