@@ -9,6 +9,7 @@ from typing import Any
 
 from plasticine.compose import assemble_parts, build_trainer
 from plasticine.core.checkpoint import Checkpoints
+from plasticine.core.ranges import check_count, check_numbers
 from plasticine.core.schedule import RunPlan
 from plasticine.core.tracker import NullTracker, Tracker
 from plasticine.core.trainer import Progress, Stop
@@ -23,6 +24,13 @@ def check(config: Mapping[str, Any]) -> RunPlan:
     Raises:
         UserError: The configuration cannot work.
     """
+    check_count("seed", config["seed"], least=0)
+    check_count("compute.threads", config["compute"]["threads"])
+    check_numbers("checkpoint", "[0, inf)", seconds=config["checkpoint"]["seconds"])
+    check_count("checkpoint.keep", config["checkpoint"]["keep"])
+    workers = config["launcher"].get("workers", "auto")
+    if workers != "auto":
+        check_count("launcher.workers", workers)
     return assemble_parts(config).plan
 
 

@@ -17,6 +17,7 @@ from plasticine.core.agent import Phase
 from plasticine.core.env import EnvSpec
 from plasticine.core.noise import Streams
 from plasticine.core.optim import Adam
+from plasticine.core.ranges import check_count, check_counts, check_numbers
 from plasticine.core.state import TrainState
 from plasticine.errors import UserError
 from plasticine.networks.initializers import Initializer
@@ -89,10 +90,13 @@ class C51(OffPolicy):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if atoms < 2 or not v_min < v_max:
-            raise UserError(f"agent: {atoms} atoms in {v_min} .. {v_max} are no support")
-        if not 0.0 < epsilon_fraction <= 1.0:
-            raise UserError(f"agent.epsilon_fraction={epsilon_fraction} must lie in (0, 1]")
+        check_count("agent.atoms", atoms, least=2)
+        check_counts("agent", target_frequency=target_frequency, frame_stack=frame_stack)
+        check_numbers("agent", "(-inf, inf)", v_min=v_min, v_max=v_max)
+        if not v_min < v_max:
+            raise UserError(f"agent.v_min={v_min} is not below agent.v_max={v_max}", "set agent.v_max higher")
+        check_numbers("agent", "[0, 1]", epsilon_start=epsilon_start, epsilon_end=epsilon_end)
+        check_numbers("agent", "(0, 1]", epsilon_fraction=epsilon_fraction)
         self.atoms = atoms
         self.v_min = v_min
         self.v_max = v_max

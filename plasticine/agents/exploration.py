@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from plasticine.errors import UserError
+from plasticine.core.ranges import check_numbers
 
 __all__ = ["LinearEpsilon", "epsilon_greedy"]
 
@@ -31,13 +31,8 @@ class LinearEpsilon:
     """
 
     def __init__(self, *, start: float, end: float, fraction: float) -> None:
-        for key, value in (("start", start), ("end", end)):
-            if not 0.0 <= value <= 1.0:
-                raise UserError(
-                    f"agent.epsilon_{key}={value} is not a probability", "choose a number in 0..1"
-                )
-        if not 0.0 < fraction <= 1.0:
-            raise UserError(f"agent.epsilon_fraction={fraction} must lie in (0, 1]")
+        check_numbers("agent", "[0, 1]", epsilon_start=start, epsilon_end=end)
+        check_numbers("agent", "(0, 1]", epsilon_fraction=fraction)
         self.start = start
         self.end = end
         self.fraction = fraction

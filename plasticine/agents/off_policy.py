@@ -15,8 +15,8 @@ from plasticine.agents.observations import Observations
 from plasticine.core.agent import Agent
 from plasticine.core.env import EnvSpec, StepOut
 from plasticine.core.noise import Streams
+from plasticine.core.ranges import check_counts, check_numbers, check_pair
 from plasticine.core.state import TrainState
-from plasticine.errors import UserError
 from plasticine.memory.replay import Replay, Transitions
 from plasticine.networks.network import Network
 
@@ -67,16 +67,15 @@ class OffPolicy(Agent):
         on_switch: Literal["keep", "clear"],
         checkpoint_replay: bool,
     ) -> None:
-        for key, value in (
-            ("batch_size", batch_size),
-            ("train_frequency", train_frequency),
-            ("iteration_steps", iteration_steps),
-        ):
-            if value < 1:
-                raise UserError(f"agent.{key}={value} must be at least 1")
+        check_counts("agent", batch_size=batch_size, train_frequency=train_frequency, capacity=capacity)
+        check_counts("agent", iteration_steps=iteration_steps)
+        check_counts("agent", least=0, learning_starts=learning_starts)
+        check_numbers("agent", "[0, 1]", gamma=gamma)
+        check_numbers("agent", "[0, inf)", lr=lr)
+        check_numbers("agent", "(0, inf)", adam_eps=adam_eps)
         self.gamma = gamma
         self.lr = lr
-        self.adam_betas = (adam_betas[0], adam_betas[1])
+        self.adam_betas = check_pair("agent.adam_betas", adam_betas, "[0, 1)")
         self.adam_eps = adam_eps
         self.batch_size = batch_size
         self.train_frequency = train_frequency

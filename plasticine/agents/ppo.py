@@ -19,6 +19,7 @@ from plasticine.core.agent import Agent, Phase
 from plasticine.core.env import EnvSpec, StepOut
 from plasticine.core.noise import Streams
 from plasticine.core.optim import Adam
+from plasticine.core.ranges import check_counts, check_numbers, check_pair
 from plasticine.core.state import TrainState
 from plasticine.errors import UserError
 from plasticine.memory.rollout import Rollout
@@ -88,6 +89,14 @@ class PPO(Agent):
         log_std: float,
         truncation_is_termination: bool,
     ) -> None:
+        check_counts("agent", num_steps=num_steps, num_minibatches=num_minibatches, epochs=epochs)
+        check_numbers("agent", "[0, 1]", gamma=gamma, gae_lambda=gae_lambda)
+        check_numbers("agent", "(0, inf)", clip=clip, adam_eps=adam_eps)
+        check_numbers("agent", "[0, inf)", lr=lr, entropy_coef=entropy_coef, value_coef=value_coef)
+        check_numbers("agent", "[0, inf)", policy_gain=policy_gain, value_gain=value_gain)
+        check_numbers("agent", "(-inf, inf)", log_std=log_std)
+        if max_grad_norm is not None:
+            check_numbers("agent", "(0, inf)", max_grad_norm=max_grad_norm)
         self.collect_steps = num_steps
         self.num_minibatches = num_minibatches
         self.epochs = epochs
@@ -100,7 +109,7 @@ class PPO(Agent):
         self.normalize_advantage = normalize_advantage
         self.lr = lr
         self.anneal_lr = anneal_lr
-        self.adam_betas = (adam_betas[0], adam_betas[1])
+        self.adam_betas = check_pair("agent.adam_betas", adam_betas, "[0, 1)")
         self.adam_eps = adam_eps
         self.max_grad_norm = max_grad_norm
         self.shared_encoder = shared_encoder

@@ -18,6 +18,7 @@ from plasticine.core.agent import Agent, Phase
 from plasticine.core.env import EnvSpec, StepOut
 from plasticine.core.noise import Streams
 from plasticine.core.optim import RAdam
+from plasticine.core.ranges import check_counts, check_numbers, check_pair
 from plasticine.core.state import TrainState
 from plasticine.errors import UserError
 from plasticine.memory.rollout import Rollout
@@ -79,15 +80,12 @@ class PQN(Agent):
         head_init: str,
         head_gain: float,
     ) -> None:
-        for key, value in (
-            ("num_steps", num_steps),
-            ("num_minibatches", num_minibatches),
-            ("epochs", epochs),
-        ):
-            if value < 1:
-                raise UserError(f"agent.{key}={value} must be at least 1")
-        if not 0.0 <= q_lambda <= 1.0:
-            raise UserError(f"agent.q_lambda={q_lambda} must lie in 0..1")
+        check_counts("agent", num_steps=num_steps, num_minibatches=num_minibatches, epochs=epochs)
+        check_numbers("agent", "[0, 1]", gamma=gamma, q_lambda=q_lambda)
+        check_numbers("agent", "(0, inf)", adam_eps=adam_eps)
+        check_numbers("agent", "[0, inf)", lr=lr, head_gain=head_gain)
+        if max_grad_norm is not None:
+            check_numbers("agent", "(0, inf)", max_grad_norm=max_grad_norm)
         self.collect_steps = num_steps
         self.num_minibatches = num_minibatches
         self.epochs = epochs
@@ -95,7 +93,7 @@ class PQN(Agent):
         self.q_lambda = q_lambda
         self.lr = lr
         self.anneal_lr = anneal_lr
-        self.adam_betas = (adam_betas[0], adam_betas[1])
+        self.adam_betas = check_pair("agent.adam_betas", adam_betas, "[0, 1)")
         self.adam_eps = adam_eps
         self.max_grad_norm = max_grad_norm
         self.epsilon = LinearEpsilon(start=epsilon_start, end=epsilon_end, fraction=epsilon_fraction)

@@ -16,6 +16,7 @@ from plasticine.core.agent import Phase
 from plasticine.core.env import EnvSpec
 from plasticine.core.noise import Streams
 from plasticine.core.optim import Adam
+from plasticine.core.ranges import check_counts, check_numbers
 from plasticine.core.state import TrainState
 from plasticine.errors import UserError
 from plasticine.networks.initializers import Initializer
@@ -64,10 +65,10 @@ class TD3(OffPolicy):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if policy_delay < 1:
-            raise UserError(f"agent.policy_delay={policy_delay} must be at least 1")
-        if not 0.0 <= tau <= 1.0:
-            raise UserError(f"agent.tau={tau} must lie in 0..1")
+        check_counts("agent", policy_delay=policy_delay)
+        check_numbers("agent", "[0, 1]", tau=tau)
+        check_numbers("agent", "[0, inf)", exploration_noise=exploration_noise, target_noise=target_noise)
+        check_numbers("agent", "[0, inf)", target_noise_clip=target_noise_clip)
         self.tau = tau
         self.policy_delay = policy_delay
         self.exploration_noise = exploration_noise

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticine.errors import UserError
+from plasticine.core.ranges import check_count
 
 __all__ = ["ActionSpec", "EnvLevel", "EnvSpec", "NormalizerOnSwitch", "StepOut", "Task", "VecEnv"]
 
@@ -181,9 +181,7 @@ class EnvLevel(ABC):
         normalize_reward: bool,
         normalizer_on_switch: NormalizerOnSwitch,
     ) -> None:
-        if num_envs < 1:
-            raise UserError(f"env.num_envs={num_envs} must be at least 1", "set env.num_envs=1 or more")
-        self.num_envs = num_envs
+        self.num_envs = check_count("env.num_envs", num_envs)
         self.normalize_obs = normalize_obs
         self.normalize_reward = normalize_reward
         self.normalizer_on_switch = normalizer_on_switch

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from plasticine.core.learner import Learner
 from plasticine.core.metric import Metric, NetProbe, Probe, SiteProbe
+from plasticine.core.ranges import check_counts
 
 __all__ = ["Measurement"]
 
@@ -26,6 +27,7 @@ class Measurement:
     def __init__(
         self, learner: Learner, metrics: Mapping[str, Metric], *, every: int, probe_size: int
     ) -> None:
+        check_counts("metrics", every=every, probe_size=probe_size)
         self._learner = learner
         self._metrics = dict(metrics)
         self._every = every

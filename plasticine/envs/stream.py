@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from plasticine.core.env import Task
+from plasticine.core.ranges import check_count
 from plasticine.errors import UserError, nearest
 
 __all__ = ["ORDERS", "build_stream", "check_count", "draw_values"]
@@ -20,17 +21,6 @@ __all__ = ["ORDERS", "build_stream", "check_count", "draw_values"]
 ORDERS = ("sequential", "shuffled")
 
 _DISTRIBUTIONS = ("uniform", "log_uniform")
-
-
-def check_count(key: str, value: int, least: int = 1) -> int:
-    """Return `value` if it is a whole number of at least `least`.
-
-    Raises:
-        UserError: If it is not; `key` names the configuration key in the message.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{key}={value!r} is not a whole number >= {least}", f"set {key} to {least} or more")
-    return value
 
 
 def build_stream(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from plasticine.core.ranges import check_numbers
 from plasticine.errors import UserError
 from plasticine.networks.activations import activation
 from plasticine.networks.initializers import Initializer
@@ -113,6 +114,7 @@ class _Draws:
     """Initialisers of the layers of one network."""
 
     def __init__(self, init: str, gain: float, bias_init: str) -> None:
+        check_numbers("network", "[0, inf)", gain=gain)
         self.weight = Initializer(init, gain)
         self.bias = Initializer("constant", 0.0) if bias_init == "zeros" else Initializer(bias_init)
 
