@@ -1,6 +1,6 @@
 # `make` lists what there is. Everything happens in .venv; nothing outside this folder is changed.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-gpu check lint fmt bench constraints install clean distclean
+.PHONY: help run test test-slow test-gpu check lint fmt bench bench-methods composition constraints install clean distclean
 .DELETE_ON_ERROR:
 
 # The first of these that starts and is 3.10, 3.11 or 3.12. Choose yourself with: make PYTHON=/path/to/python run
@@ -40,6 +40,12 @@ fmt: .venv/.ready ## let ruff repair what it can
 bench: .venv/.ready ## every script in benchmarks/, one after the other
 	@$(IN) set -e; for script in benchmarks/*.py; do \
 	    if [ -f "$$script" ]; then echo "== $$script"; python "$$script"; fi; done
+
+bench-methods: .venv/.ready ## what every method adds to an update, as tables
+	$(IN) OMP_NUM_THREADS=1 python benchmarks/bench_methods.py
+
+composition: .venv/.ready ## write docs/composition.md: which methods go together
+	$(IN) python -m plasticine.testing.composition > docs/composition.md.new && mv docs/composition.md.new docs/composition.md
 
 constraints: .venv/.ready ## resolve constraints.txt anew: make constraints PYTHONS="python3.10 python3.11 python3.12"
 	$(IN) python .ci/constraints.py $(UPGRADE) $(or $(PYTHONS),python3.10 python3.11 python3.12)
