@@ -25,6 +25,13 @@ class Command(NamedTuple):
 #: Imported only when called: `plasticine --help` is instant.
 COMMANDS = {
     "list": Command("plasticine.cli.list", "show what there is to choose from, and what goes with what"),
+    "status": Command(
+        "plasticine.cli.status", "show which runs are done, go on, wait, failed or are missing"
+    ),
+    "logs": Command("plasticine.cli.logs", "print what a run has said and why it failed"),
+    "cancel": Command("plasticine.cli.cancel", "take runs out of SLURM's queue"),
+    "retry": Command("plasticine.cli.retry", "start failed runs again"),
+    "rerun": Command("plasticine.cli.rerun", "do a run again from its record and compare"),
     "sync": Command("plasticine.cli.sync", "send the records of runs to MLflow"),
     "doctor": Command("plasticine.cli.doctor", "check this installation and say how to repair it"),
 }

@@ -19,7 +19,7 @@ from plasticine.cell import agent_name, cell_id, env_name, method_label, semanti
 from plasticine.launch.provenance import Provenance
 from plasticine.tracking.jsonfile import read_json, replace_json
 
-__all__ = ["RunFolder", "slurm_job"]
+__all__ = ["RunFolder", "flat", "slurm_job"]
 
 _STATUS_EVERY = 2.0  # seconds between two updates of status.json
 
@@ -148,7 +148,7 @@ def run_card(config: Mapping[str, Any], facts: Mapping[str, Any], provenance: Pr
         "seed": config["seed"],
         "cell": cell_id(plain),
         "log_lines": facts.get("iterations"),
-        "params": dict(_flat(semantic(plain))),
+        "params": dict(flat(semantic(plain))),
         "tags": {
             "budget": str((config.get("budget") or {}).get("name")),
             "host": provenance.facts["host"],
@@ -158,10 +158,11 @@ def run_card(config: Mapping[str, Any], facts: Mapping[str, Any], provenance: Pr
     }
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested mappings as (dotted key, text or number)."""
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value if isinstance(value, (str, int, float)) else json.dumps(value)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from plasticine.errors import UserError, nearest
+from plasticine.launch.changes import told_changes
 from plasticine.launch.cores import pool_size
 from plasticine.launch.display import Display, make_display
 from plasticine.launch.forwarding import Forwarding
@@ -48,6 +49,8 @@ def launch(configs: Sequence[dict[str, Any]], launch_dir: Path, command: Sequenc
     todo = [job for job in jobs if job.state != "finished"]
     if len(todo) < len(jobs):
         print(f"{len(jobs) - len(todo)} of {len(jobs)} run(s) already finished", flush=True)
+    for line in told_changes(todo):
+        print(line, flush=True)
     names = {str(job.config["launcher"]["name"]) for job in jobs}
     if len(names) > 1:
         raise UserError("launcher is swept over", "use one launcher for a multirun")

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import time
 
-import pytest
-
-from tests.launch.conftest import alive, children, status
+from tests.launch.conftest import status
 
 SLURM = ["launcher=slurm", "launcher.mem=500M", "launcher.poll_seconds=0.3", "launcher.time=00:05:00"]
 
@@ -41,7 +38,14 @@ def submission(launcher) -> dict:
 def test_failures_stay_where_they_happen_and_the_same_command_runs_only_those(slurm, launcher):
     switch = launcher.folder.parent / "broken"
     switch.touch()
-    line = ["-m", "env.fault=none,raise,kill", "seed=3", "tracker=local", f"env.while_exists={switch}", *SLURM]
+    line = [
+        "-m",
+        "env.fault=none,raise,kill",
+        "seed=3",
+        "tracker=local",
+        f"env.while_exists={switch}",
+        *SLURM,
+    ]
     before = slurm_states(slurm)
     code, out, err = launcher(*line)
     assert code == 1, out + err
@@ -98,7 +102,9 @@ def test_what_is_in_the_queue_is_not_submitted_again(slurm, launcher):
 
 
 def test_told_to_leave_a_job_saves_queues_again_and_goes_on(slurm, launcher):
-    process = launcher.start("-m", "seed=0", "env.steps_per_task=16384", "tracker=local", "launcher.retries=0", *SLURM)
+    process = launcher.start(
+        "-m", "seed=0", "env.steps_per_task=16384", "tracker=local", "launcher.retries=0", *SLURM
+    )
     (run,) = launcher.wait_for("running", steps=1)
     job = status(run)["slurm_job"]
     slurm.client(["scancel", "--signal=USR2", job])
@@ -114,7 +120,7 @@ def test_told_to_leave_a_job_saves_queues_again_and_goes_on(slurm, launcher):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["s"] for line in lines if "m" in line]
     assert steps == list(range(256, 32769, 256))  # nothing twice, nothing left out
-    first, again = (json.loads((run / "provenance.json").read_text()) for _ in range(2))
-    assert len(again["resumed"]) == 1
+    facts = json.loads((run / "provenance.json").read_text())
+    assert len(facts["resumed"]) == 1
     (log,) = launcher.folder.glob("runs/.launches/*/logs/*")
     assert "start 2: 1 run(s)" in log.read_text()

@@ -139,5 +139,6 @@ def _ask(command: Sequence[str], may_fail: bool = False) -> str:
     except FileNotFoundError as error:
         raise Unreachable(f"there is no {command[0]} on this machine") from error
     if done.returncode and not may_fail:
-        raise Unreachable(f"{command[0]}: {done.stderr.strip() or done.stdout.strip()}")
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
+        raise Unreachable(f"{command[0]}: {said[-1]}")
     return done.stdout

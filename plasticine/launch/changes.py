@@ -1,0 +1,69 @@
+"""Which settings tell a new cell from those a study already has: a run that starts from nothing is no surprise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plasticine.cell import semantic
+from plasticine.launch.folder import flat
+from plasticine.launch.job import Job
+from plasticine.tracking.jsonfile import read_json
+
+__all__ = ["told_changes"]
+
+_LINES = 8  # told at most
+_KEYS = 4  # of one cell
+
+
+def told_changes(jobs: Sequence[Job]) -> list[str]:
+    """Return a line for each new cell whose study has runs of the same method, agent and environment.
+
+    It names the keys in which the new cell differs from the one that is nearest to it.
+    """
+    asked = {job.cell for job in jobs}
+    lines = []
+    for job in {job.cell: job for job in jobs}.values():
+        cell = job.folder.path.parent
+        if cell.exists():
+            continue
+        now = {key: value for key, value in flat(semantic(job.config))}
+        nearest: tuple[Path, dict[str, tuple[Any, Any]]] | None = None
+        for other in sorted(cell.parent.glob(f"{cell.name.rpartition('-')[0]}-*")):
+            card = _card(other)
+            if card is None or card["cell"] in asked:
+                continue
+            found = _difference(card["params"], now)
+            if nearest is None or len(found) < len(nearest[1]):
+                nearest = other, found
+        if nearest is not None and nearest[1]:
+            lines.append(_line(job, *nearest))
+    more = [f"... and {len(lines) - _LINES} more new cells"] if len(lines) > _LINES else []
+    return [*lines[:_LINES], *more]
+
+
+def _card(cell: Path) -> dict[str, Any] | None:
+    """Return the card of any run of a cell."""
+    for path in sorted(cell.glob("seed=*/run.json")):
+        return read_json(path)
+    return None
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    keys = sorted({*old, *new})
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def _line(job: Job, other: Path, found: Mapping[str, tuple[Any, Any]]) -> str:
+    told = [f"{key}: {_text(old)} -> {_text(new)}" for key, (old, new) in list(found.items())[:_KEYS]]
+    rest = f" and {len(found) - _KEYS} more" if len(found) > _KEYS else ""
+    runs = len(list(other.glob("seed=*")))
+    return (
+        f"new cell {' '.join(job.group)}: {', '.join(told)}{rest}; "
+        f"the {runs} run(s) of {other.name} are not continued"
+    )
+
+
+def _text(value: Any) -> str:
+    return "not set" if value is None else str(value)
