@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, Task, VecEnv
+from plasticine.envs.ale_game import variants
+from plasticine.envs.ale_variants import AleVariantVecEnv
 from plasticine.envs.ale_vec import AleOptions, AleVecEnv, check_game, num_actions
 from plasticine.envs.stream import build_stream, check_count
-from plasticine.errors import UserError
+from plasticine.errors import UserError, nearest
 
 __all__ = ["ContinualAle", "StandardAle"]
+
+SHIFTS = ("game", "mode", "difficulty")
+_SMALLEST_SCREEN = 160  # pixels; the width of every game's
 
 
 class _Ale(EnvLevel):
@@ -97,13 +102,10 @@ class _Ale(EnvLevel):
 
     def enter(self, task: Task, seed: int) -> VecEnv:
         """Build the emulators of `task`; each has its own seed drawn from `seed`."""
-        return AleVecEnv(
-            game=task.options["game"],
-            num_envs=self.num_envs,
-            num_threads=self._num_threads,
-            seed=seed,
-            options=self._options,
-        )
+        common: dict[str, Any] = {"num_envs": self.num_envs, "seed": seed, "options": self._options}
+        if "mode" in task.options:
+            return AleVariantVecEnv(**task.options, **common)
+        return AleVecEnv(game=task.options["game"], num_threads=self._num_threads, **common)
 
 
 class StandardAle(_Ale):
@@ -131,11 +133,15 @@ class StandardAle(_Ale):
 
 
 class ContinualAle(_Ale):
-    """Several Atari games in turn.
+    """Several Atari games in turn, or one game whose console switches are set differently.
 
     Args:
-        game: Names of the games of a cycle.
-        cycles: Times the games are gone through.
+        shift: ``game``: the game changes. ``mode``: the game stays, its mode changes (its rules and contents).
+            ``difficulty``: the game stays, the difficulty switch changes.
+        game: ``shift: game``: names of the games of a cycle. Otherwise the name of one game.
+        modes: ``shift: mode``: numbers of the modes of a cycle; ``None`` takes all of the game's.
+        difficulties: ``shift: difficulty``: numbers of a cycle; ``None`` takes all of the game's.
+        cycles: Times the games, modes or difficulties are gone through.
         order: ``sequential`` or ``shuffled`` (each cycle anew).
         stream_seed: Seed of the shuffling. All seeds of a study share the stream.
         steps_per_task: Environment steps of each visit, summed over environments.
@@ -147,7 +153,10 @@ class ContinualAle(_Ale):
     def __init__(
         self,
         *,
-        game: Sequence[str],
+        shift: str,
+        game: str | Sequence[str],
+        modes: Sequence[int] | None,
+        difficulties: Sequence[int] | None,
         cycles: int,
         order: str,
         stream_seed: int,
@@ -155,15 +164,66 @@ class ContinualAle(_Ale):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        if isinstance(game, str) or not game:
-            raise UserError(f"env.game={game!r} is not a list of games", "e.g. env.game=[alien,breakout]")
-        for name in game:
-            check_game(name)
+        if shift not in SHIFTS:
+            raise UserError(f"env.shift={shift!r} is unknown", nearest(str(shift), SHIFTS))
+        if shift == "game":
+            games, distinct = _games(game)
+        else:
+            games, distinct = _variants(shift, game, modes if shift == "mode" else difficulties)
+            self.exact_state = True
+            if self._options.image_size > _SMALLEST_SCREEN:
+                raise UserError(
+                    f"env.image_size={self._options.image_size}: with env.shift={shift} images are only shrunk",
+                    f"set env.image_size={_SMALLEST_SCREEN} or less",
+                )
         self._tasks = build_stream(
-            [(name, {"game": name}) for name in game],
+            distinct,
             cycles=cycles,
             order=order,
             steps_per_task=steps_per_task,
             stream_seed=stream_seed,
         )
-        self._fix_spec("continual_ale/games", list(game))
+        self._fix_spec("continual_ale/" + ("games" if shift == "game" else games[0]), games)
+
+
+_Distinct = list[tuple[str, dict[str, Any]]]
+
+
+def _games(game: str | Sequence[str]) -> tuple[list[str], _Distinct]:
+    if isinstance(game, str) or not game:
+        raise UserError(
+            f"env.game={game!r} is not a list of games",
+            "e.g. env.game=[alien,breakout]; for one game set env.shift=mode or env.shift=difficulty",
+        )
+    for name in game:
+        check_game(name)
+    return list(game), [(name, {"game": name}) for name in game]
+
+
+def _variants(
+    shift: str, game: str | Sequence[str], numbers: Sequence[int] | None
+) -> tuple[list[str], _Distinct]:
+    """Tasks of one game in several modes or difficulties; what does not shift is the game's own."""
+    if not isinstance(game, str):
+        raise UserError(
+            f"env.game={list(game)!r}: with env.shift={shift} one game is played",
+            "e.g. env.game=space_invaders",
+        )
+    check_game(game)
+    found = variants(game)
+    key, known = ("modes", found.modes) if shift == "mode" else ("difficulties", found.difficulties)
+    if numbers is None:
+        if len(known) == 1:
+            raise UserError(
+                f"env.game={game} has only one {shift}", "choose another game or another env.shift"
+            )
+        numbers = known
+    if not numbers:
+        raise UserError(f"env.{key} is empty", f"list some of {list(known)}, or set env.{key}=null for all")
+    for number in numbers:
+        if number not in known:
+            raise UserError(
+                f"env.{key}: {game} has no {shift} {number}", f"available: {', '.join(map(str, known))}"
+            )
+    own = {"game": game, "mode": found.mode, "difficulty": found.difficulty}
+    return [game], [(f"{shift}={number}", {**own, shift: int(number)}) for number in numbers]

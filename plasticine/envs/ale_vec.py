@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from plasticine.core.env import Array, StepOut, VecEnv
 from plasticine.errors import UserError, nearest
 
-__all__ = ["AleOptions", "AleVecEnv", "check_game", "num_actions"]
+__all__ = [
+    "AleOptions",
+    "AleVecEnv",
+    "check_game",
+    "emulator_seeds",
+    "lost_lives",
+    "num_actions",
+    "require_ale",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +53,7 @@ class AleOptions:
 
 
 @functools.cache
-def _require_ale() -> Any:
+def require_ale() -> Any:
     """Import ``ale_py`` and silence its banner.
 
     Raises:
@@ -64,7 +72,7 @@ def check_game(game: str) -> None:
     Raises:
         UserError: If it is not, with the nearest names, or if ale-py is missing.
     """
-    _require_ale()
+    require_ale()
     known = importlib.import_module("ale_py.roms").get_all_rom_ids()
     if game not in known:
         raise UserError(f"env.game={game!r} is no Atari game of ale-py", nearest(str(game).lower(), known))
@@ -73,9 +81,29 @@ def check_game(game: str) -> None:
 @functools.cache
 def num_actions(game: str, full: bool) -> int:
     """Return how many actions an agent has in `game`, found by loading it once in this process."""
-    ale = _require_ale().ALEInterface()
+    ale = require_ale().ALEInterface()
     ale.loadROM(importlib.import_module("ale_py.roms").get_rom_path(game))
     return len(ale.getLegalActionSet() if full else ale.getMinimalActionSet())
+
+
+def emulator_seeds(seed: int, num_envs: int) -> NDArray[np.int64]:
+    """Draw a seed for each emulator.
+
+    An emulator takes 31 bits; for ale-py's vector environment a negative number would mean "keep the present
+    generator".
+    """
+    return (np.random.SeedSequence(seed).generate_state(num_envs) >> 1).astype(np.int64)
+
+
+def lost_lives(
+    before: NDArray[np.int32], now: NDArray[np.int32], ended: NDArray[np.bool_]
+) -> NDArray[np.bool_] | None:
+    """Return where a life was lost and the game goes on, ``None`` if nowhere.
+
+    With no life left some games go on for a few frames; their end follows then.
+    """
+    lost = (now < before) & (now > 0) & ~ended
+    return lost if lost.any() else None
 
 
 class AleVecEnv(VecEnv):
@@ -99,7 +127,7 @@ class AleVecEnv(VecEnv):
     exact_state: ClassVar[bool] = False
 
     def __init__(self, *, game: str, num_envs: int, num_threads: int, seed: int, options: AleOptions) -> None:
-        _require_ale()
+        require_ale()
         vector_env = importlib.import_module("ale_py.vector_env")
         same_step = importlib.import_module("gymnasium.vector").AutoresetMode.SAME_STEP
         self._env = vector_env.AtariVectorEnv(
@@ -126,16 +154,17 @@ class AleVecEnv(VecEnv):
             use_fire_reset=options.fire_reset,
         )
         self._game, self._options = game, options
-        # The emulator takes 31 bits; a negative number would mean "keep the present generator".
-        words = np.random.SeedSequence(seed).generate_state(num_envs)
-        self._seeds: NDArray[np.int64] | None = (words >> 1).astype(np.int64)
+        self._seeds: NDArray[np.int64] | None = emulator_seeds(seed, num_envs)
         self._lives = np.zeros(num_envs, dtype=np.int32)
+        self._newest: Array | None = None  # newest frame of the first game
+        self.steps_per_second = 60.0 / options.frame_skip
 
     def reset(self) -> Array:
         """Start new games everywhere; only the first call seeds the emulators."""
         obs, info = self._env.reset(seed=self._seeds)
         self._seeds = None
         self._lives = info["lives"].copy()
+        self._newest = obs[0, -1]
         return np.asarray(obs)
 
     def step(self, actions: Array) -> StepOut:
@@ -143,12 +172,9 @@ class AleVecEnv(VecEnv):
         obs, reward, terminated, truncated, info = self._env.step(np.asarray(actions, dtype=np.int64))
         truncated = truncated & ~terminated
         ended = terminated | truncated
-        lost: NDArray[np.bool_] | None = None
-        if self._options.episodic_life:
-            # With no life left some games go on for a few frames; their end follows then.
-            fewer = (info["lives"] < self._lives) & (info["lives"] > 0) & ~ended
-            lost = fewer if fewer.any() else None
+        lost = lost_lives(self._lives, info["lives"], ended) if self._options.episodic_life else None
         self._lives = info["lives"].copy()
+        self._newest = obs[0, -1]
         final = info["final_obs"] if ended.any() else None
         return StepOut(obs, reward.astype(np.float32), terminated, truncated, final, lost)
 
@@ -160,6 +186,10 @@ class AleVecEnv(VecEnv):
             "sticky": self._options.sticky,
             "lives": self._lives.tolist(),
         }
+
+    def render(self) -> Array | None:
+        """The newest of the frames that the agent of the first game sees, grey, [image_size, image_size, 3]."""
+        return None if self._newest is None else np.repeat(self._newest[:, :, None], 3, axis=2)
 
     def close(self) -> None:
         """Free the emulators and their threads."""

@@ -162,7 +162,7 @@ def test_threads_do_not_change_the_results():
 def test_a_missing_package_is_named(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ale_py" else find(name))
-    ale_vec._require_ale.cache_clear()
+    ale_vec.require_ale.cache_clear()
     with pytest.raises(UserError, match=r"pip install 'plasticine\[ale\]'"):
         level("standard_ale")
 

@@ -26,6 +26,9 @@ SMALL = (
 PROCGEN = ("env=continual_procgen", "env.num_tasks=2", "env.num_levels=20", "env.steps_per_task=240")
 ALE = ("env=continual_ale", "env.game=[breakout,boxing]", "env.cycles=1", "env.steps_per_task=144")
 
+ALE_MODES = ("env=continual_ale", "env.shift=mode", "env.game=breakout", "env.modes=[4,0]", "env.cycles=1")
+ALE_MODES += ("env.steps_per_task=144", "env.sticky=0.25")
+
 
 def stopped_and_resumed(tmp_path, overrides):
     cfg = configure(*overrides, *SMALL)
@@ -51,6 +54,15 @@ def test_procgen_resumes_exactly(tmp_path, extra):
     assert series(tmp_path / "whole") == series(tmp_path / "parts")
     assert [facts["exact"] for facts in events(tmp_path / "parts", "resume")] == [True]
     assert any("episodes" in row for row in series(tmp_path / "whole"))
+
+
+def test_atari_in_several_modes_resumes_exactly(tmp_path):
+    whole, last = stopped_and_resumed(tmp_path, ALE_MODES)
+    ours, theirs = tensors(whole), tensors(last)
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+    assert series(tmp_path / "whole") == series(tmp_path / "parts")
+    assert [facts["exact"] for facts in events(tmp_path / "parts", "resume")] == [True]
+    assert [facts["mode"] for facts in events(tmp_path / "whole", "task_start")] == [4, 0]
 
 
 def test_atari_starts_new_games_on_resume_and_says_so(tmp_path):

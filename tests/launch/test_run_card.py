@@ -20,6 +20,7 @@ C51 = ("agent=c51", "env=classic", "agent.learning_starts=100")
         (("env=open_craftax", "env.domain=craftax_classic_symbolic"), "true"),
         (("env=standard_ale",), "false"),
         (("env=continual_ale",), "false"),
+        (("env=continual_ale", "env.shift=mode", "env.game=breakout"), "true"),
         ((*C51, "agent.checkpoint_replay=true"), "true"),
         ((*C51, "agent.checkpoint_replay=false"), "false"),
     ],
