@@ -5,7 +5,7 @@
 FROM python:3.11-slim-bookworm
 
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends git libegl1 libgl1 \
+    && apt-get install -y --no-install-recommends git libegl1 libgl1 libosmesa6 \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/plasticine

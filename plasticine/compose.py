@@ -28,6 +28,7 @@ from plasticine.core.noise import Streams
 from plasticine.core.schedule import RunPlan
 from plasticine.core.tracker import Tracker
 from plasticine.core.trainer import Progress, Stop, Trainer
+from plasticine.core.video import Camera
 from plasticine.errors import UserError, nearest
 from plasticine.networks.anatomy import Anatomy
 from plasticine.networks.build import build
@@ -154,6 +155,7 @@ class Parts(typing.NamedTuple):
     measurement: Measurement
     plan: RunPlan
     evaluator: Evaluator | None
+    camera: Camera | None
 
 
 def _flush_denormals() -> None:
@@ -244,7 +246,8 @@ def assemble_parts(config: Mapping[str, Any]) -> Parts:
     )
     collector = Collector(level.spec(), level, agent)
     evaluator = _evaluator(config.get("evaluation"), level, agent, collector)
-    return Parts(level, learner, collector, measurement, plan, evaluator)
+    camera = _camera(config, level, agent, collector)
+    return Parts(level, learner, collector, measurement, plan, evaluator, camera)
 
 
 def _evaluator(
@@ -255,6 +258,18 @@ def _evaluator(
     target = {"_target_": f"{Evaluation.__module__}.{Evaluation.__qualname__}", **node}
     evaluation: Evaluation = build_object(target, Evaluation, "evaluation")
     return Evaluator(evaluation, level, agent, collector)
+
+
+def _camera(config: Mapping[str, Any], level: EnvLevel, agent: Agent, collector: Collector) -> Camera | None:
+    wanted = config["metrics"].get("video", False)  # lists of metrics that others wrote need not have it
+    if not isinstance(wanted, bool):
+        raise UserError(f"metrics.video={wanted!r} has the wrong type", "it must be true or false")
+    if not wanted:
+        return None
+    if config["tracker"]["kind"] == "none":
+        raise UserError("metrics.video=true, but tracker=none keeps nothing", "use tracker=local or mlflow")
+    level.check_render()
+    return Camera(level, agent, collector)
 
 
 def build_trainer(

@@ -46,6 +46,7 @@ HOMES = {
     "craftax": {"envs", "doctor"},
     "dm_control": {"envs", "doctor"},
     "mujoco": {"envs", "doctor"},
+    "PIL": {"envs", "tracking"},
 }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasticine.core.ranges import check_count
+from plasticine.errors import UserError
 
 __all__ = ["ActionSpec", "EnvLevel", "EnvSpec", "NormalizerOnSwitch", "StepOut", "Task", "VecEnv"]
 
@@ -112,6 +113,8 @@ class VecEnv(ABC):
 
     #: True if `state`/`load_state` restore the simulator exactly, so that a resumed run equals an unbroken one.
     exact_state: ClassVar[bool] = False
+    #: Pace of one environment at natural speed, for films.
+    steps_per_second: float = 30.0
 
     @abstractmethod
     def reset(self) -> Array:
@@ -145,7 +148,10 @@ class VecEnv(ABC):
         return {}
 
     def render(self) -> Array | None:
-        """RGB image [height, width, 3] uint8 of environment 0, or ``None`` if it has no renderer."""
+        """RGB image [height, width, 3] uint8 of environment 0, or ``None`` if it has no renderer.
+
+        Changes nothing that later steps depend on.
+        """
         return None
 
     def close(self) -> None:  # noqa: B027 - most simulators need nothing
@@ -201,6 +207,23 @@ class EnvLevel(ABC):
         its name); its `env_steps` mean nothing. Empty if the level holds nothing out.
         """
         return {}
+
+    def check_render(self) -> None:
+        """Raise `UserError` if `VecEnv.render` gives no image here. Called before a run that is to be filmed.
+
+        As it stands it looks at the first task's first image. Override it where that takes long, or to say what is
+        missing.
+        """
+        env = self.enter(self.tasks()[0], 0)
+        try:
+            env.reset()
+            image = env.render()
+        finally:
+            env.close()
+        if image is None:
+            raise UserError(
+                f"{self.spec().name} cannot be filmed: it draws no images", "set metrics.video=false"
+            )
 
     @abstractmethod
     def enter(self, task: Task, seed: int) -> VecEnv:

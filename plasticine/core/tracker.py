@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 __all__ = ["Episode", "Mark", "NullTracker", "Outcome", "Tracker"]
 
 Outcome = Literal["finished", "failed", "interrupted"]
@@ -33,6 +36,24 @@ class Tracker(Protocol):
     def event(self, kind: str, env_steps: int, facts: Mapping[str, Any]) -> None:
         """Record something that happened (task switch, intervention, resume) with plain facts."""
 
+    def film(
+        self,
+        name: str,
+        frames: Sequence[NDArray[np.uint8]],
+        fps: float,
+        env_steps: int,
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Keep RGB images [height, width, 3] as a film, and record that there is one.
+
+        Args:
+            name: Of the film within the run; a film of the same name is replaced.
+            frames: At least one.
+            fps: Images per second.
+            env_steps: Where the run is.
+            facts: Plain facts about what is to be seen.
+        """
+
     def mark(self) -> Mark:
         """Make everything recorded so far durable and return the position reached."""
 
@@ -56,6 +77,16 @@ class NullTracker:
         """Ignore."""
 
     def event(self, kind: str, env_steps: int, facts: Mapping[str, Any]) -> None:
+        """Ignore."""
+
+    def film(
+        self,
+        name: str,
+        frames: Sequence[NDArray[np.uint8]],
+        fps: float,
+        env_steps: int,
+        facts: Mapping[str, Any],
+    ) -> None:
         """Ignore."""
 
     def mark(self) -> Mark:

@@ -32,6 +32,8 @@ from plasticine.core.schedule import Moment, RunPlan
 from plasticine.core.scores import final_evaluations, summarise, summarise_evaluations
 from plasticine.core.state import Counters
 from plasticine.core.tracker import Episode, Tracker
+from plasticine.core.video import Camera
+from plasticine.errors import UserError
 
 __all__ = ["Progress", "Stop", "Trainer"]
 
@@ -61,6 +63,7 @@ class Trainer:
         save_every: Seconds between two checkpoints.
         stop, progress: Outside control and display.
         evaluator: Plays on variants of the tasks; None = never.
+        camera: Films the end of each task; None = never.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Trainer:
         stop: Stop,
         progress: Progress,
         evaluator: Evaluator | None = None,
+        camera: Camera | None = None,
     ) -> None:
         self.level = level
         self.learner = learner
@@ -88,6 +92,7 @@ class Trainer:
         self.plan = plan
         self.seed = seed
         self.evaluator = evaluator
+        self.camera = camera
         self.counters = Counters()
         self._save_every = save_every
         self._stop = stop
@@ -193,8 +198,22 @@ class Trainer:
             values = self.evaluator.take(task, self.seed)
             if last:
                 self._evaluated += final_evaluations(task.index, values)
+        if last and self.camera is not None:
+            self._film(self.camera, task)
         self._clock += time.monotonic() - began
         return values
+
+    def _film(self, camera: Camera, task: Task) -> None:
+        c, facts = self.counters, {"task": task.index, "name": task.name}
+        try:
+            film = camera.film(task, self.seed)
+        except UserError as error:
+            # The graphics were tried before the run and fail now: no reason to stop training.
+            self.tracker.event("video_failed", c.env_steps, {**facts, "what": error.what, "fix": error.fix})
+            self.camera = None
+            return
+        facts |= {"steps": film.steps, "returns": film.returns}
+        self.tracker.film(f"task-{task.index:03d}", film.frames, film.fps, c.env_steps, facts)
 
     def _fire(self, event: str) -> None:
         for name, facts in self.learner.fire(Moment(event, self.counters), self.plan).items():

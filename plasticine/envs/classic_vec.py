@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from plasticine.core.env import ActionSpec, Array, StepOut, VecEnv
+from plasticine.envs.classic_draw import draw
 
 __all__ = ["DOMAINS", "ClassicDomain", "ClassicVecEnv", "ObservationShift", "action_spec"]
 
@@ -84,6 +85,7 @@ class ClassicVecEnv(VecEnv):
             if gravity_scale != 1.0:
                 name = DOMAINS[domain].gravity
                 setattr(sim, name, getattr(sim, name) * gravity_scale)
+        self.steps_per_second = float(self._sims[0].metadata["render_fps"])
         self._elapsed = [0] * num_envs
         self._obs_size = int(self._sims[0].observation_space.shape[0])
         self._permutation = np.asarray(shift.permutation, dtype=np.intp) if shift.permutation else None
@@ -169,6 +171,10 @@ class ClassicVecEnv(VecEnv):
         if DOMAINS[self._domain].gravity:
             facts["gravity"] = float(getattr(self._sims[0], DOMAINS[self._domain].gravity))
         return facts
+
+    def render(self) -> Array:
+        """RGB image [160, 240, 3] of the first simulator, whatever is done to the observations."""
+        return draw(self._domain, self._sims[0])
 
     def close(self) -> None:
         """Close the simulators."""

@@ -83,6 +83,9 @@ class OpenCraftax(EnvLevel):
         """Return the single task."""
         return self._tasks
 
+    def check_render(self) -> None:
+        """Craftax brings all it needs."""
+
     def enter(self, task: Task, seed: int) -> VecEnv:
         """Prepare the worlds of `seed`.
 

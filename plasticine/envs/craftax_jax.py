@@ -17,7 +17,7 @@ from typing import Any
 
 from plasticine.errors import UserError
 
-__all__ = ["cache_folder", "make_simulator", "require_craftax", "require_jax"]
+__all__ = ["cache_folder", "load_textures", "make_simulator", "require_craftax", "require_jax"]
 
 _INSTALL = "pip install 'plasticine[craftax]' (needs Python 3.11 or newer)"
 #: Older versions reward differently: the first plant never ripened, death by lava cost health in Classic.
@@ -92,7 +92,7 @@ def require_jax() -> types.ModuleType:
     return jax
 
 
-def _load_textures(constants: Any) -> None:
+def load_textures(constants: Any) -> None:
     """Load the textures through a file of ours: Craftax would write them into site-packages, unlocked."""
     name = Path(constants.TEXTURE_CACHE_FILE).name
     folder = cache_folder()
@@ -114,5 +114,5 @@ def make_simulator(name: str) -> Any:
     require_jax()
     if "Pixels" in name:
         package = "craftax.craftax_classic" if "Classic" in name else "craftax.craftax"
-        _load_textures(importlib.import_module(f"{package}.constants"))
+        load_textures(importlib.import_module(f"{package}.constants"))
     return importlib.import_module("craftax.craftax_env").make_craftax_env_from_name(name, auto_reset=False)

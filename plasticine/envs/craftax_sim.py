@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plasticine.envs.craftax_jax import make_simulator, require_jax
+from plasticine.envs.craftax_jax import load_textures, make_simulator, require_jax
 
 __all__ = ["DOMAINS", "CraftaxSim", "Domain", "load_sim"]
 
@@ -73,8 +74,8 @@ class CraftaxSim:
         #: step(key, count, state, actions, params)
         #:   -> state, obs, reward, terminated, truncated, achievements before any reset
         self.step = jax.jit(self._step, donate_argnums=2)
-        package = type(self._env).__module__.split(".envs.")[0]
-        constants = importlib.import_module(f"{package}.constants")
+        self._package = type(self._env).__module__.split(".envs.")[0]
+        self._constants = constants = importlib.import_module(f"{self._package}.constants")
         names = {a.value: a.name.lower() for a in constants.Achievement}
         #: Names of the achievements in the order of the flags.
         self.achievements = [names[i] for i in range(len(names))]
@@ -93,6 +94,19 @@ class CraftaxSim:
         return self._jax.tree.map(
             lambda leaf: self._jax.device_put(np.zeros((num_envs, *leaf.shape[1:]), leaf.dtype)), shapes
         )
+
+    @functools.cached_property
+    def picture(self) -> Callable[[Any], NDArray[np.uint8]]:
+        """From a state, what a person sees of the first world: RGB [height, width, 3].
+
+        The first use in an account prepares Craftax's textures, which takes a minute.
+        """
+        jax = self._jax
+        load_textures(self._constants)
+        renderer = importlib.import_module(f"{self._package}.renderer")
+        draw = renderer.make_craftax_pixel_renderer(self._constants.BLOCK_PIXEL_SIZE_IMG)
+        one = jax.jit(lambda state: draw(jax.tree.map(lambda leaf: leaf[0], state)))
+        return lambda state: np.asarray(one(state)).round().clip(0, 255).astype(np.uint8)
 
     def pack(self, state: Any) -> dict[str, NDArray[Any]]:
         """Copy a state into numpy arrays by path. Whole numbers take as few bytes as their values need."""

@@ -31,6 +31,7 @@ class CraftaxVecEnv(VecEnv):
     """
 
     exact_state: ClassVar[bool] = True
+    steps_per_second = 8.0
 
     def __init__(
         self,
@@ -178,5 +179,5 @@ class CraftaxVecEnv(VecEnv):
         }
 
     def render(self) -> Array | None:
-        """What the agent of environment 0 sees, for the variants with images."""
-        return self._obs[0].transpose(1, 2, 0) if self._sim.domain.pixels and len(self._obs) else None
+        """RGB image of the first world; ``None`` before the first reset. The variants do not differ in it."""
+        return self._sim.picture(self._state) if len(self._obs) else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from plasticine.core.cores import run_cores
 from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec, Task, VecEnv
+from plasticine.envs.dmc_render import require_backend
 from plasticine.envs.dmc_suite import check_task
 from plasticine.envs.dmc_vec import DmcVecEnv
 from plasticine.envs.stream import build_stream, check_count, draw_values
@@ -81,6 +82,10 @@ class _Dmc(EnvLevel):
         return self._tasks
 
     _tasks: tuple[Task, ...]
+
+    def check_render(self) -> None:
+        """Look for a graphics library that draws without a window."""
+        require_backend()
 
     def enter(self, task: Task, seed: int) -> VecEnv:
         """Build the simulations of `task`; each has its own stream of start states spawned from `seed`."""

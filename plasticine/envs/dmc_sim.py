@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from plasticine.core.env import ActionSpec, Array
+from plasticine.envs.dmc_render import OffscreenRenderer
 from plasticine.envs.dmc_suite import load_task, require_suite
 
 __all__ = ["DmcSim", "Dynamics", "Ending"]
@@ -72,6 +73,8 @@ class DmcSim:
         bounds = env.action_spec()
         self.low = np.broadcast_to(np.asarray(bounds.minimum, dtype=np.float64), bounds.shape).copy()
         self.high = np.broadcast_to(np.asarray(bounds.maximum, dtype=np.float64), bounds.shape).copy()
+        self.steps_per_second = 1.0 / env.control_timestep()
+        self._renderer: OffscreenRenderer | None = None
         self._steps = 0
         self._keys: list[str] = []
         self._to_flatten: list[int] = []  # positions in `_keys` of values that are no vectors
@@ -185,10 +188,22 @@ class DmcSim:
         self.diverged = int(state["diverged"])
 
     def render(self, height: int, width: int) -> Array:
-        """RGB image [height, width, 3] uint8 by the model's first camera."""
-        camera = 0 if self._model.ncam else -1
-        return np.asarray(self.physics.render(height=height, width=width, camera_id=camera))
+        """RGB image [height, width, 3] uint8 by the model's first camera.
+
+        Raises:
+            UserError: This machine cannot draw.
+        """
+        if self._renderer is None or self._renderer.size != (height, width):
+            self._end_renderer()
+            self._renderer = OffscreenRenderer(self._model, height, width)
+        return self._renderer.draw(self._data)
+
+    def _end_renderer(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
     def close(self) -> None:
         """Free the native memory."""
+        self._end_renderer()
         self.physics.free()

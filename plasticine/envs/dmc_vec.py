@@ -10,12 +10,12 @@ import numpy as np
 from plasticine.core.env import ActionSpec, Array, StepOut, VecEnv
 from plasticine.envs.dmc_block import GOES_ON, TERMINATED, TRUNCATED, Rows, SimBlock
 from plasticine.envs.dmc_processes import Crew, shares
+from plasticine.envs.dmc_render import backend
 from plasticine.envs.dmc_sim import DmcSim, Dynamics
-from plasticine.envs.dmc_suite import can_render
 
 __all__ = ["DmcVecEnv"]
 
-_IMAGE = (240, 320)  # height, width; the size dm_control renders by default
+_IMAGE = (180, 240)  # height, width
 
 
 class DmcVecEnv(VecEnv):
@@ -52,6 +52,7 @@ class DmcVecEnv(VecEnv):
             self._crew.close()
             raise
         self._low, self._high = self._first.low, self._first.high
+        self.steps_per_second = self._first.steps_per_second
         self._rows: Rows | None = None
 
     @property
@@ -139,8 +140,8 @@ class DmcVecEnv(VecEnv):
         }
 
     def render(self) -> Array | None:
-        """RGB image of the first simulation, ``None`` where ``MUJOCO_GL`` disables rendering."""
-        return self._first.render(*_IMAGE) if can_render() else None
+        """RGB image [180, 240, 3] of the first simulation, ``None`` if this machine cannot draw."""
+        return self._first.render(*_IMAGE) if backend() is not None else None
 
     def close(self) -> None:
         """Free the simulators and end the processes."""

@@ -90,6 +90,7 @@ class ProcgenVecEnv(VecEnv):
     """
 
     exact_state: ClassVar[bool] = True
+    steps_per_second = 15.0
 
     def __init__(
         self,

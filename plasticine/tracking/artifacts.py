@@ -36,6 +36,23 @@ class Artifacts:
         names = ("metrics.jsonl", "log.txt", *(("error.txt",) if outcome == "failed" else ()))
         return self._send(names, events)
 
+    def send_films(self, paths: list[str]) -> tuple[list[str], str]:
+        """Send films given by their paths in the run's folder; return those that are dealt with, and what went wrong.
+
+        One that has been deleted is dealt with.
+        """
+        from mlflow.exceptions import MlflowException
+
+        done: list[str] = []
+        for path in paths:
+            try:
+                if (self.run_dir / path).exists():
+                    self.client.log_artifact(self.run_id, str(self.run_dir / path), str(Path(path).parent))
+            except (OSError, MlflowException) as error:
+                return done, f"artifacts: {error}"
+            done.append(path)
+        return done, ""
+
     def _send(self, names: tuple[str, ...], events: list[dict[str, Any]] | None) -> str:
         from mlflow.exceptions import MlflowException
 

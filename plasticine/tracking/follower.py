@@ -114,6 +114,7 @@ class RunFollower:
             problem = files.send_start()
             state.artifacts = None if problem else "start"
         complete = self._send_lines(store, state, int(committed["offset"]), deadline, clock)
+        problem = self._send_films(state, files) or problem
         if complete and outcome is not None and (state.closed != outcome or state.artifacts != "end"):
             self._send(
                 store,
@@ -214,6 +215,18 @@ class RunFollower:
             store.client.log_batch(str(state.run_id), metrics=metrics[i : i + _BATCH])
         state.pushed += len(points)
         state.save(self.run_dir)
+
+    def _send_films(self, state: ForwardState, files: Artifacts) -> str:
+        """Send the films that the lines dealt with mention; return what went wrong, or an empty text."""
+        self._load_events(state.offset)
+        found = dict.fromkeys(e["facts"]["file"] for e in self._events if e["kind"] == "video")
+        new = [path for path in found if path not in state.films]
+        if not new:
+            return ""
+        done, problem = files.send_films(new)
+        state.films += done
+        state.save(self.run_dir)
+        return problem
 
     def _load_events(self, stop: int) -> None:
         """Read the events in front of byte `stop` that another process has dealt with."""

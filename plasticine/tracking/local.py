@@ -10,14 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from plasticine.core.tracker import Episode, Mark, Outcome
 from plasticine.errors import UserError
+from plasticine.tracking.gif import write_gif
 from plasticine.tracking.jsonfile import plain, read_json, replace_json
 
-__all__ = ["COMMITTED_FILE", "METRICS_FILE", "NONFINITE_KEY", "LocalLog"]
+__all__ = ["COMMITTED_FILE", "METRICS_FILE", "NONFINITE_KEY", "VIDEO_FOLDER", "LocalLog"]
 
 METRICS_FILE = "metrics.jsonl"
 COMMITTED_FILE = "committed.json"
+VIDEO_FOLDER = "videos"
 #: Cumulative number of values that were NaN or infinite and therefore not recorded.
 NONFINITE_KEY = "health/nonfinite"
 #: How far back from the end the last lines are looked for when a record is continued.
@@ -102,6 +107,20 @@ class LocalLog:
         if env_steps > self._step:
             self._write_line()
         self._append({"s": int(env_steps), "event": kind, "facts": plain(facts)}, _now())
+
+    def film(
+        self,
+        name: str,
+        frames: Sequence[NDArray[np.uint8]],
+        fps: float,
+        env_steps: int,
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Write ``videos/<name>.gif``, then an event ``video`` that names the file."""
+        self._ensure_open()
+        path = f"{VIDEO_FOLDER}/{name}.gif"
+        write_gif(self.run_dir / path, frames, fps)
+        self.event("video", env_steps, {"file": path, **facts})
 
     def mark(self) -> Mark:
         """Write and fsync everything; return ``{"offset": bytes, "step": env steps, "nonfinite": count}``."""

@@ -32,6 +32,7 @@ class ForwardState:
         through: Steps up to this one are in MLflow from before the record was rewound; they are not sent again.
         closed: Outcome that MLflow knows, None while the run is open there.
         artifacts: Which files are in MLflow: nothing, those of the ``start``, those of the ``end``.
+        films: Paths of the films that are in MLflow.
         pushed: Points sent.
         selection: Thinning as of `offset`.
     """
@@ -48,6 +49,7 @@ class ForwardState:
     through: int = -1
     closed: str | None = None
     artifacts: str | None = None
+    films: list[str] = field(default_factory=list)
     pushed: int = 0
     selection: Selection = field(default_factory=Selection)
 
@@ -68,4 +70,5 @@ class ForwardState:
     def restart(self) -> None:
         """Read the record from its start again, without sending what is already there."""
         self.offset, self.through = 0, max(self.step, self.through)
+        self.films = []  # what was filmed after the point of return is filmed again
         self.selection = Selection()
