@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from plasticine.core.method import Method
 from plasticine.core.optim import Adam, Divided, Optimizer
+from plasticine.core.ranges import check_numbers
 from plasticine.errors import UserError
 
 __all__ = ["AdamEqualBetas", "adam_of"]
@@ -50,10 +51,9 @@ class AdamEqualBetas(Method):
 
     def __init__(self, *, beta: float, eps: float | None, **common: Any) -> None:
         super().__init__(**common)
-        if not 0.0 <= beta < 1.0:
-            raise UserError(f"method.{self.name}.beta={beta} must lie in [0, 1)", "the usual value is 0.99")
-        if eps is not None and eps <= 0.0:
-            raise UserError(f"method.{self.name}.eps={eps} must be positive", "null takes the agent's")
+        check_numbers(f"method.{self.name}", "[0, 1)", beta=beta)
+        if eps is not None:
+            check_numbers(f"method.{self.name}", "(0, inf)", eps=eps)
         self.beta = beta
         self.eps = eps
 

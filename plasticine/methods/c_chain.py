@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plasticine.core.method import Method
 from plasticine.core.optim import Optimizer
+from plasticine.core.ranges import check_count, check_numbers
 from plasticine.core.schedule import RunPlan
 from plasticine.core.state import OptState, Params, Slot
 from plasticine.core.view import LossFn, View
@@ -110,13 +111,9 @@ class CChain(Method):
     ) -> None:
         super().__init__(**common)
         here = f"method.{self.name}"
-        for key, value in (("coef", coef or 0.0), ("target", target)):
-            if value < 0.0:
-                raise UserError(f"{here}.{key}={value} must not be negative", "the authors' target is 0.05")
-        if not 0.0 <= decay < 1.0:
-            raise UserError(f"{here}.decay={decay} must lie in [0, 1)", "the usual value is 0.999")
-        if samples < 1:
-            raise UserError(f"{here}.samples={samples} must be at least 1", "the usual value is a minibatch")
+        check_numbers(here, "[0, inf)", target=target, **({} if coef is None else {"coef": coef}))
+        check_numbers(here, "[0, 1)", decay=decay)
+        check_count(f"{here}.samples", samples)
         self.coef = coef
         self.target = target
         self.decay = decay

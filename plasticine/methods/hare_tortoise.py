@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from plasticine.core.method import Method, Operation
+from plasticine.core.ranges import check_numbers
 from plasticine.core.schedule import RunPlan
 from plasticine.core.state import Params, Slot
 from plasticine.errors import UserError
@@ -55,8 +56,7 @@ class HareTortoise(Method):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if not 0.0 <= decay <= 1.0:
-            raise UserError(f"method.{self.name}.decay={decay} must lie in 0..1", "the usual value is 0.999")
+        check_numbers(f"method.{self.name}", "[0, 1]", decay=decay)
         self.decay = decay
         self.reset_moments = moments == "reset"
         self.copy_to_targets = targets == "copy"

@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from plasticine.core.method import Method
+from plasticine.core.ranges import check_count, check_numbers
 from plasticine.core.state import Params, Slot
-from plasticine.errors import UserError
 from plasticine.networks.anatomy import Anatomy
 
 __all__ = ["SpectralReg", "power_iteration_", "spectral_penalty"]
@@ -85,12 +85,8 @@ class SpectralReg(Method):
 
     def __init__(self, *, coef: float, k: int, **common: Any) -> None:
         super().__init__(**common)
-        if coef < 0:
-            raise UserError(
-                f"method.{self.name}.coef={coef} must not be negative", "the usual value is 1.0e-4"
-            )
-        if k < 1:
-            raise UserError(f"method.{self.name}.k={k} must be at least 1", "the usual value is 2")
+        check_numbers(f"method.{self.name}", "[0, inf)", coef=coef)
+        check_count(f"method.{self.name}.k", k)
         self.coef = coef
         self.k = k
 

@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 
 from plasticine.core.method import Method
 from plasticine.core.optim import Divided, Optimizer
+from plasticine.core.ranges import check_numbers
 from plasticine.core.state import OptState, Params, Slot
-from plasticine.errors import UserError
 from plasticine.methods.adam_equal_betas import adam_of
 
 __all__ = ["Upgd", "UpgdOptimizer", "UpgdSettings", "gates_"]
@@ -175,15 +175,9 @@ class Upgd(Method):
     ) -> None:
         super().__init__(**common)
         here = f"method.{self.name}"
-        if not 0.0 <= utility_decay < 1.0:
-            raise UserError(
-                f"{here}.utility_decay={utility_decay} must lie in [0, 1)", "the usual value is 0.999"
-            )
-        for key, value in (("sigma", sigma), ("weight_decay", weight_decay)):
-            if value < 0.0:
-                raise UserError(f"{here}.{key}={value} must not be negative", "the usual value is 1.0e-3")
-        if step_scale <= 0.0:
-            raise UserError(f"{here}.step_scale={step_scale} must be positive", "the usual value is 2.0")
+        check_numbers(here, "[0, 1)", utility_decay=utility_decay)
+        check_numbers(here, "[0, inf)", sigma=sigma, weight_decay=weight_decay)
+        check_numbers(here, "(0, inf)", step_scale=step_scale)
         self.adaptive = adaptive
         self.utility_decay = utility_decay
         self.sigma = sigma

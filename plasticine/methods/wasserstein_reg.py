@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from plasticine.core.method import Method
+from plasticine.core.ranges import check_count, check_numbers
 from plasticine.core.state import Params, Slot
-from plasticine.errors import UserError
 from plasticine.methods.regenerative import distance_penalty
 from plasticine.networks.anatomy import Anatomy
 
@@ -61,12 +61,8 @@ class WassersteinReg(Method):
 
     def __init__(self, *, coef: float, sort_every: int, **common: Any) -> None:
         super().__init__(**common)
-        if coef < 0:
-            raise UserError(
-                f"method.{self.name}.coef={coef} must not be negative", "the paper sweeps 1e-2 ... 1e-5"
-            )
-        if sort_every < 1:
-            raise UserError(f"method.{self.name}.sort_every={sort_every} must be at least 1", "1 is exact")
+        check_numbers(f"method.{self.name}", "[0, inf)", coef=coef)
+        check_count(f"method.{self.name}.sort_every", sort_every)
         self.coef = coef
         self.sort_every = sort_every
 
