@@ -64,10 +64,13 @@ def split(argv: Sequence[str]) -> CommandLine:
         if not word.startswith("-"):
             overrides.append(_checked_override(word))
             continue
+        if word == "--fail-fast":
+            overrides.append("launcher.fail_fast=true")
+            continue
         name, _, value = word.partition("=")
         flag = _SHORT.get(name, name)
         if flag not in _FLAGS:
-            raise UserError(f"unknown option {name!r}", nearest(name, [*_FLAGS, *_SHORT]))
+            raise UserError(f"unknown option {name!r}", nearest(name, ["--fail-fast", *_FLAGS, *_SHORT]))
         takes = _FLAGS[flag]
         if takes == 0 and value:
             raise UserError(f"{name} takes no value, but {word!r} gives one", f"write {name} alone")

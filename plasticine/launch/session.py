@@ -58,7 +58,7 @@ def launch(configs: Sequence[dict[str, Any]], launch_dir: Path, command: Sequenc
     if kind not in KINDS:
         raise UserError(f"launcher.kind={kind}: there is no such kind of launcher", nearest(kind, KINDS))
     interrupted = False
-    if todo and kind == "slurm":
+    if kind == "slurm":
         from plasticine.launch.slurm import session
 
         interrupted, left = session.carry_out(jobs, launch_dir, command)

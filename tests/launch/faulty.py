@@ -17,7 +17,8 @@ class Faulty(Classic):
     """Cart-pole whose second task brings a fault.
 
     Args:
-        fault: ``none``, ``raise``, ``kill``, ``segv``, ``exit``, ``hang``, ``print``.
+        fault: ``none``, ``raise``, ``kill``, ``segv``, ``exit``, ``hang``, ``print``, ``wait`` (until the file
+            is gone).
         while_exists: The fault happens only while this file is there (empty: always).
     """
 
@@ -35,6 +36,8 @@ class Faulty(Classic):
                 os.kill(os.getpid(), signal.SIGKILL if self.fault == "kill" else signal.SIGSEGV)
             if self.fault == "exit":
                 os._exit(3)
+            while self.fault == "wait" and Path(self.while_exists).exists():
+                time.sleep(0.05)
             if self.fault == "hang":
                 time.sleep(3600)
             if self.fault == "print":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import sqlite3
 import time
 
 from tests.launch.conftest import status
@@ -102,25 +104,47 @@ def test_what_is_in_the_queue_is_not_submitted_again(slurm, launcher):
 
 
 def test_told_to_leave_a_job_saves_queues_again_and_goes_on(slurm, launcher):
-    process = launcher.start(
-        "-m", "seed=0", "env.steps_per_task=16384", "tracker=local", "launcher.retries=0", *SLURM
-    )
+    switch = launcher.folder.parent / "wait"
+    switch.touch()
+    line = ["seed=0", "env.fault=wait", f"env.while_exists={switch}", "tracker=mlflow", "tracker.uri=null",
+            "checkpoint.seconds=0", "env.steps_per_task=2048", "launcher.retries=0",
+            "--fail-fast", *SLURM]  # fmt: skip
+    process = launcher.start(*line)
     (run,) = launcher.wait_for("running", steps=1)
     job = status(run)["slurm_job"]
+    (log,) = launcher.folder.glob("runs/.launches/*/logs/*")
+    wait_until((run / "mlflow.json").exists, "the record is being sent")
+    launcher.wait_for_log(run, "entering the second task")
     slurm.client(["scancel", "--signal=USR2", job])
+    wait_until(lambda: "asked to leave by SIGUSR2" in log.read_text(), "the signal arrives")
+    time.sleep(1)  # it is passed on
+    switch.unlink()
     launcher.wait_for("interrupted")
-    saved = status(run)["env_steps"]
-    assert 0 < saved < 32768
-    slurm.client(["scontrol", "update", f"JobId={job}", "StartTime=now"])
+    assert 2048 < status(run)["env_steps"] < 4096
+    process.send_signal(signal.SIGINT)
     code, out, err = launcher.wait(process)
-    assert code == 0, out + err
-    assert launcher.states() == {"none/0": "finished"}
+    assert code == 130, out + err
+    first = json.loads((run / "mlflow.json").read_text())["run_id"]
+    wait_until(lambda: "JobState=PENDING" in slurm.client(["scontrol", "show", "job", job]), "it waits again")
+    slurm.client(["scontrol", "update", f"JobId={job}", "StartTime=now"])
+    launcher.wait_for("finished")  # while nobody is attached
     assert status(run)["slurm_job"] == job
     assert "Restarts=1 " in slurm.client(["scontrol", "-o", "show", "job", job])
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    steps = [line["s"] for line in lines if "m" in line]
-    assert steps == list(range(256, 32769, 256))  # nothing twice, nothing left out
     facts = json.loads((run / "provenance.json").read_text())
     assert len(facts["resumed"]) == 1
-    (log,) = launcher.folder.glob("runs/.launches/*/logs/*")
     assert "start 2: 1 run(s)" in log.read_text()
+
+    code, out, err = launcher(*line)  # sends what is left
+    assert code == 0, out + err
+    assert "submitted" not in out
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    points = [(line["s"], key) for line in lines for key in line.get("m", {})]
+    assert sorted({step for step, _ in points}) == list(
+        range(256, 4097, 256)
+    )  # no iteration twice or left out
+    database = sqlite3.connect(launcher.folder / "mlflow.db")
+    assert database.execute("select run_uuid, status from runs").fetchall() == [(first, "FINISHED")]
+    stored = database.execute("select step, key from metrics where key not like 'system/%'").fetchall()
+    database.close()
+    assert len(set(stored)) == len(stored)
+    assert set(points) <= set(stored)

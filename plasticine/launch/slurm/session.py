@@ -41,6 +41,8 @@ def carry_out(jobs: Sequence[Job], launch_dir: Path, command: Sequence[str]) -> 
         LaunchError: SLURM refuses the jobs or does not answer.
     """
     todo = [job for job in jobs if job.state != "finished"]
+    if not todo:
+        return _send_rest(jobs, launch_dir), False
     profile = Profile.of(todo[0].config)
     if any(job.config["launcher"] != todo[0].config["launcher"] for job in todo):
         raise UserError("a key of launcher is swept over", "use one launcher for a multirun")
@@ -117,5 +119,25 @@ def _follow(
     return interrupt.is_set()
 
 
+def _send_rest(jobs: Sequence[Job], launch_dir: Path) -> bool:
+    """Send the records of runs that ended while nobody was attached; returns whether it was interrupted."""
+    unsent = [job for job in jobs if job.config["tracker"]["kind"] == "mlflow" and not _sent(job)]
+    if not unsent:
+        return False
+    forwarding = Forwarding(unsent, launch_dir)
+    with Interrupt() as interrupt:
+        display = make_display(jobs, live=False)
+        forwarding.start()
+        try:
+            forwarding.open(display)
+            for job in unsent:
+                forwarding.follow(job)
+            forwarding.finish(display)
+        finally:
+            forwarding.kill()
+        return interrupt.is_set()
+
+
 def _sent(job: Job) -> bool:
-    return bool((read_json(job.folder.path / "mlflow.json") or {}).get("closed"))
+    """Return whether MLflow has all of a finished run: one that was closed when it left its job has not."""
+    return (read_json(job.folder.path / "mlflow.json") or {}).get("closed") == "finished"
