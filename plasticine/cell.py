@@ -70,8 +70,28 @@ def plain(cfg: Any) -> Config:
     if not isinstance(resolved, dict):
         raise TypeError(f"a run's configuration is a mapping, not {type(resolved).__name__}")
     config = {str(key): value for key, value in resolved.items()}
+    config = _with_named_rules(config)
     config["study"] = str(config.get("study", "default"))  # study=2024 is a name, not a number
     return config
+
+
+def _with_named_rules(node: Any) -> Any:
+    """Give the key ``on`` of ``when:`` rules its name back: YAML 1.1 reads an unquoted ``on`` as true."""
+    if isinstance(node, list):
+        return [_with_named_rules(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _with_named_rules(value) for key, value in node.items()}
+    if node.get("when"):
+        rules = node["when"] if isinstance(node["when"], list) else [node["when"]]
+        named = [
+            {"on" if key is True else key: value for key, value in rule.items()}
+            if isinstance(rule, dict)
+            else rule
+            for rule in rules
+        ]
+        node["when"] = named if isinstance(node["when"], list) else named[0]
+    return node
 
 
 def semantic(config: Config) -> Config:

@@ -7,6 +7,7 @@ uses of Hydra in the same Python environment are left alone.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from plasticine.paths import config_dirs, outside_configs
 __all__ = ["PlasticineLauncher", "PlasticineSearchPath", "PlasticineSweeper", "register"]
 
 Override = Sequence[str]
+
+#: An override of something inside a method, and the method's name.
+_OF_METHOD = re.compile(r"[+~]{0,2}method\.([^.=]+)\.")
 
 #: Hydra instantiates launchers and sweepers only if their module is called like this.
 _NAMESPACE = "hydra_plugins.plasticine"
@@ -84,6 +88,9 @@ class PlasticineSweeper(Sweeper):
         batch = [job for part in BasicSweeper.split_arguments(overrides, None) for job in part]
         if not batch:
             raise UserError("this multirun has no jobs", "give every swept key at least one value")
+        assert self.config is not None
+        loader, master = self.hydra_context.config_loader, self.config
+        batch = relevant(batch, lambda job: set(loader.load_sweep_config(master, list(job))["method"]))
         results = self.launcher.launch(batch, initial_job_idx=0)
         for result in results:  # of a stock launcher; ours returns none
             if result.status == JobStatus.FAILED:
@@ -115,6 +122,26 @@ class PlasticineLauncher(Launcher):
         loader, master = self._context.config_loader, self._config
         take_jobs(compose_jobs(lambda job: loader.load_sweep_config(master, list(job)), job_overrides))
         return []
+
+
+def relevant(jobs: Sequence[Override], methods: Callable[[Override], set[str]]) -> list[list[str]]:
+    """Leave out what is set of a method in the jobs without that method, and then what is there twice.
+
+    Args:
+        jobs: Overrides of each job.
+        methods: Names of the methods that a job with only these overrides has.
+    """
+    names: dict[tuple[str, ...], set[str]] = {}
+    kept: dict[tuple[str, ...], None] = {}
+    for job in jobs:
+        of_methods = {item: match[1] for item in job if (match := _OF_METHOD.match(item))}
+        if of_methods:
+            choice = tuple(item for item in job if item.startswith("method="))
+            if choice not in names:
+                names[choice] = methods(choice)
+            job = [item for item in job if of_methods.get(item, "") in {"", *names[choice]}]
+        kept[tuple(job)] = None
+    return [list(job) for job in kept]
 
 
 def compose_jobs(compose: Callable[[Override], DictConfig], jobs: Sequence[Override]) -> list[dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
@@ -33,13 +31,6 @@ def explain(error: BaseException) -> UserError | None:
 
 def _composition(error: BaseException, chain: list[BaseException]) -> UserError:
     text = str(error)
-    not_there = re.match(r"Could not override '(method\.([^.']+)[^']*)'", text)
-    if not_there:
-        key, name = not_there.groups()
-        return UserError(
-            f"{key}: method {name} is not selected in every run of this multirun",
-            f"give the runs without {name} a command of their own",
-        )
     if isinstance(error, MissingConfigException):
         noise = ("earch path", "provider=")
         kept = [line for line in text.splitlines() if line and not any(word in line for word in noise)]

@@ -105,6 +105,9 @@ class _Bases:
     def lookup(self, key: str) -> Any:
         return next((value for value in (lookup(cfg, key) for cfg in self) if value is not MISSING), MISSING)
 
+    def everywhere(self, key: str) -> bool:
+        return all(lookup(cfg, key) is not MISSING for cfg in self)
+
     def keys(self) -> list[str]:
         return list(dict.fromkeys(chain.from_iterable(all_keys(cfg) for cfg in self)))
 
@@ -175,10 +178,14 @@ def _checked(word: str, base: _Bases, schema: Schema, request: Request) -> str:
         if not request.multirun:
             raise _needs_multirun(word)
         numbers = expand_range(key, text)
+        if key.startswith("method.") and not base.everywhere(key):
+            request.expansions.append(f"{key} -> only in runs with method {key.split('.')[1]}")
         request.expansions.append(f"{word} -> {shown(numbers)} ({len(numbers)} values)")
         return f"{key}={','.join(map(str, numbers))}"
     override = parse(word)
     _check_sweep(override, request)
+    if request.multirun and key.startswith("method.") and not base.everywhere(key):
+        request.expansions.append(f"{word} -> only in runs with method {key.split('.')[1]}")
     return _typed(override, current, word)
 
 
@@ -194,22 +201,19 @@ def _needs_multirun(word: str) -> UserError:
 
 def _unknown(word: str, key: str, base: _Bases, schema: Schema) -> UserError:
     parts = key.split(".")
-    if len(parts) > 2 and schema.is_group(parts[0]) and parts[1] in schema.options(parts[0]):
-        selected = list(base.first.get(parts[0]) or [])
-        if parts[0] == "method" and parts[1] not in selected:
-            more = [name for name in selected if name != "vanilla"] + [parts[1]]
-            choice = more[0] if len(more) == 1 else f"[{','.join(more)}]"
-            return UserError(
-                f"{word}: method {parts[1]} is not selected (method is {'+'.join(selected)})",
-                f"add method={choice}",
-            )
-    if parts[0] == "method" and len(parts) > 2:
-        selected = list(base.first.get("method") or [])
-        if parts[1] not in selected:
+    selected = list(dict.fromkeys(name for cfg in base for name in cfg.get("method") or []))
+    if parts[0] == "method" and len(parts) > 2 and parts[1] not in selected:
+        if parts[1] not in schema.options("method"):
             return UserError(
                 f"{word}: there is no method {parts[1]!r}",
                 nearest(parts[1], [*schema.options("method"), *selected]),
             )
+        more = [name for name in selected if name != "vanilla"] + [parts[1]]
+        choice = more[0] if len(more) == 1 else f"[{','.join(more)}]"
+        return UserError(
+            f"{word}: method {parts[1]} is not selected (method is {'+'.join(selected)})",
+            f"add method={choice}",
+        )
     known = [*base.keys(), *schema.groups()]
     close = nearest_keys(key, known)
     if close:

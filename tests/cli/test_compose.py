@@ -67,6 +67,47 @@ def test_methods_combine_in_order(cli):
     assert len(set(result.dirs)) == 4
 
 
+def test_what_is_set_of_a_method_holds_where_the_method_is(cli):
+    result = cli("-m method=vanilla,squeeze,[stretch,squeeze] method.squeeze.amount=0.1,0.2 seed=0-1")
+    assert result.code == 0, result.err
+    amounts = [
+        (method_label(c), c["method"].get("squeeze", {}).get("amount"), c["seed"]) for c in result.configs
+    ]
+    assert sorted(amounts, key=str) == sorted(
+        [("vanilla", None, s) for s in (0, 1)]
+        + [(m, a, s) for m in ("squeeze", "stretch+squeeze") for a in (0.1, 0.2) for s in (0, 1)],
+        key=str,
+    )
+    assert len(set(result.dirs)) == len(result.dirs) == 10
+    assert "method.squeeze.amount=0.1,0.2 -> only in runs with method squeeze" in result.out
+    assert "only" not in cli("-m method=squeeze method.squeeze.amount=0.1,0.2").out
+    mixed = cli("-m method=vanilla,squeeze,stretch method.squeeze.every=1-2 +method.stretch.extra=5")
+    assert [method_label(c) for c in mixed.configs] == ["vanilla", "squeeze", "squeeze", "stretch"]
+    assert [c["method"]["squeeze"]["every"] for c in mixed.configs[1:3]] == [1, 2]
+    assert mixed.configs[3]["method"]["stretch"]["extra"] == 5
+    assert "method.squeeze.every -> only in runs with method squeeze" in mixed.out
+
+
+QUOTE = "'"
+BARE = "[{on: task_switch}, {every: 10, unit: iterations}]"
+
+
+@pytest.mark.parametrize("written", [BARE, BARE.replace("on:", "'on':"), "{on: task_switch}"])
+def test_a_bare_on_is_no_truth_value(cli, written):
+    """YAML 1.1 reads it as true; the command line does not."""
+    text = f"acts: {{_target_: outside.acts.Acts, when: {written}}}\n"
+    (cli.outside / "method" / "acts.yaml").write_text(text)
+    from_file = cli("method=acts")
+    (cli.outside / "method" / "acts.yaml").write_text("acts: {_target_: outside.acts.Acts, when: null}\n")
+    typed = cli(f"method=acts method.acts.when={written.replace(' ', '').replace(QUOTE, '')}")
+    for result in (from_file, typed):
+        assert result.code == 0, result.err
+        rules = result.configs[0]["method"]["acts"]["when"]
+        assert (rules if isinstance(rules, dict) else rules[0]) == {"on": "task_switch"}
+    assert cell_id(from_file.configs[0]) == cell_id(typed.configs[0])
+    assert from_file.dirs == typed.dirs
+
+
 def test_a_sweep_file_is_a_multirun_and_the_command_line_wins(cli):
     result = cli("sweep=grid")
     assert [(method_label(c), c["seed"]) for c in result.configs] == [
