@@ -200,6 +200,18 @@ def constant_unit(p, layer, unit, value):
         p.learner.state.params[f"shared/{layer}.bias"][unit] = value
 
 
+def test_a_young_unit_is_not_held_useless_for_its_short_history():
+    p = built(maturity=0, replacement_rate=1 / 8, utility_decay=0.9)
+    slot, method = p.learner.state.slots["cbp"], lab.method(p, "cbp")
+    slot["born/shared/body.0"].copy_(torch.tensor([-9, -9, -9, -9, -9, -9, 0, -9]))
+    slot["utility/shared/body.0"].fill_(0.30)
+    slot["utility/shared/body.0"][2] = 0.29
+    slot["utility/shared/body.0"][6] = 0.10  # of one step, 0.1 of its utility: the largest of all
+    first = [g for g in method._groups["shared"] if g.site == "body.0"]
+    method._replace(first, 1, p.learner.surgeon, slot, p.learner.streams["method/cbp"])
+    assert (slot["born/shared/body.0"] == 1).nonzero().flatten().tolist() == [2]
+
+
 @pytest.mark.parametrize("transfer", [True, False])
 def test_a_constant_unit_is_replaced_without_changing_the_function(transfer):
     p = built(maturity=0, replacement_rate=1 / 16, transfer_bias=transfer, utility_decay=0.9)
