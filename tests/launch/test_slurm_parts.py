@@ -1,0 +1,340 @@
+"""What a launch on SLURM works out before and after it talks to one."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from plasticine.errors import UserError
+from plasticine.launch.display import Display, overall
+from plasticine.launch.folder import RunFolder
+from plasticine.launch.interrupt import Interrupt
+from plasticine.launch.job import Job
+from plasticine.launch.provenance import Provenance, moved_here
+from plasticine.launch.slurm import cluster, submit, watch
+from plasticine.launch.slurm.ledger import Array, Ledger
+from plasticine.launch.slurm.plan import chunks, estimate, packs, throttles
+from plasticine.launch.slurm.profile import Profile, minutes
+from plasticine.launch.slurm.script import ArrayScript, clean_environment
+from plasticine.launch.slurm.snapshot import source_roots, take
+from plasticine.launch.slurm.submit import Submitter
+from plasticine.launch.slurm.watch import Watch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config(seed: int = 0, **launcher) -> dict:
+    section = yaml.safe_load((ROOT / "launchers" / "launcher" / "slurm.yaml").read_text())
+    return {
+        "study": "s", "seed": seed, "runs_dir": "runs", "agent": {"_target_": "x.PPO"}, "network": {},
+        "env": {"_target_": "x.Classic"}, "method": {"vanilla": {"_target_": "x.V"}},
+        "tracker": {"kind": "none"}, "compute": {"device": "cpu", "threads": 2},
+        "launcher": {**section, **launcher},
+    }  # fmt: skip
+
+
+def profile(**launcher) -> Profile:
+    return Profile.of(config(**launcher))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90", 90),
+        (30, 30),
+        ("30:30", 30.5),
+        ("04:00:00", 240),
+        ("2-12", 3600),
+        ("1-02:03", 1563),
+        ("1-0:0:30", 1440.5),
+    ],
+)
+def test_time_limits_are_read_as_slurm_reads_them(text, expected):
+    assert minutes(text) == expected
+
+
+def test_mistakes_in_a_profile_are_told():
+    for wrong, what in [
+        ({"time": "4h"}, "launcher.time=4h"), ({"time": "0"}, "no time"), ({"runs_per_job": 0}, "runs_per_job=0"),
+        ({"partitoin": "x"}, "launcher.partitoin"), ({"on_interrupt": "ask"}, "on_interrupt=ask"),
+        ({"max_parallel": -1}, "max_parallel=-1"), ({"cpus": "many"}, "cpus='many'"),
+    ]:  # fmt: skip
+        with pytest.raises(UserError, match=what):
+            profile(**wrong)
+    with pytest.raises(UserError, match=r"launcher\.gpus=0"):
+        Profile.of({**config(), "compute": {"device": "cuda", "threads": 1}})
+    assert Profile.of({**config(gpus=1), "compute": {"device": "cuda", "threads": 1}}).gpus == 1
+    broken = config()
+    del broken["launcher"]["retries"]
+    with pytest.raises(UserError, match="retries are missing"):
+        Profile.of(broken)
+
+
+def test_a_job_gets_the_cores_of_the_runs_that_share_it_at_a_time():
+    assert profile().cpus == 2
+    assert profile(runs_per_job=8).cpus == 16
+    assert profile(runs_per_job=8, parallel_per_job=3).cpus == 6
+    assert profile(runs_per_job=2, parallel_per_job=3).cpus == 4
+    assert profile(runs_per_job=8, cpus=5).cpus == 5
+
+
+def test_every_profile_is_complete():
+    for name in ("slurm_gpu", "slurm_preemptible", "slurm_packed"):
+        more = yaml.safe_load((ROOT / "launchers" / "launcher" / f"{name}.yaml").read_text())
+        assert more.pop("defaults") == ["slurm"]
+        assert profile(**more).name == name
+
+
+def test_tasks_are_split_and_share_one_limit():
+    assert packs(5, 2) == [[0, 1], [2, 3], [4]]
+    assert [tuple(c) for c in chunks(10, 100, None)] == [(0, 10, None, None)]
+    split = chunks(1000, 300, 9)
+    assert [chunk.tasks for chunk in split] == [250] * 4
+    assert [chunk.first for chunk in split] == [0, 250, 500, 750]
+    assert [chunk.limit for chunk in split] == [3, 2, 2, 2]
+    assert {chunk.after for chunk in split} == {None}
+    # fewer parallel jobs than arrays: some wait for others
+    split = chunks(10, 2, 2)
+    assert [(chunk.limit, chunk.after) for chunk in split] == [(1, None), (1, None), (1, 0), (1, 1), (1, 2)]
+    for total in range(1, 40):
+        for largest in (1, 3, 7):
+            for limit in (1, 2, 5, 100):
+                split = chunks(total, largest, limit)
+                assert sum(c.tasks for c in split) == total
+                assert max(c.tasks for c in split) <= largest
+                assert sum(c.limit for c in split if c.after is None) <= max(limit, 1)
+    assert throttles(3, None) == [None] * 3
+
+
+def test_the_estimate_knows_finished_runs(tmp_path):
+    jobs = [Job.of(config(seed), tmp_path) for seed in range(4)]
+    facts = {jobs[0].cell: {"env_steps": 3_600_000}}
+    assert tuple(estimate(jobs, facts, profile(runs_per_job=2))) == (8.0, None, 0)
+    path = jobs[0].folder.path.parent / "seed=9"
+    path.mkdir(parents=True)
+    (path / "status.json").write_text('{"state": "finished", "summary": {"env_steps_per_s": 1000.0}}')
+    found = estimate(jobs, facts, profile())
+    assert (found.likely_hours, found.measured) == (4.0, 4)  # an hour each
+    assert estimate(jobs, facts, profile(runs_per_job=4, parallel_per_job=2)).likely_hours == 2.0
+
+
+def test_the_submitters_own_session_stays_behind():
+    given = {
+        "HOME": "/h", "PATH": "/bin", "SLURM_CONF": "/c", "SLURM_JOB_ID": "1", "SLURM_CPU_BIND": "x",
+        "SBATCH_PARTITION": "p", "TMPDIR": "/tmp/x", "TRITON_CACHE_DIR": "/t", "CUDA_VISIBLE_DEVICES": "3",
+        "OMP_NUM_THREADS": "64", "WANDB_MODE": "off",
+    }  # fmt: skip
+    assert sorted(clean_environment(given)) == ["HOME", "PATH", "SLURM_CONF", "WANDB_MODE"]
+
+
+def script(tmp_path, **launcher) -> str:
+    made = ArrayScript(
+        profile(**launcher), tmp_path / "sub", tmp_path / "code", "plasticine-x.7", 7, 10, 4, "99"
+    )
+    return made.text()
+
+
+def test_the_script_says_what_the_profile_says(tmp_path):
+    text = script(
+        tmp_path, partition="gpu", account="lab", qos="long", gpus=2, constraint="a100", mem="9G", time="1-00:00:00",
+        sbatch={"exclude": "node7"}, setup=["module load cuda"], srun=["--cpu-bind=none"], signal_seconds=77,
+        python="apptainer exec --nv image.sif python",
+    )  # fmt: skip
+    for option in (
+        "--partition=gpu", "--account=lab", "--qos=long", "--gpus-per-node=2", "--constraint=a100", "--mem=9G",
+        "--time=1-00:00:00", "--exclude=node7", "--signal=USR2@77", "--array=0-9%4", "--cpus-per-task=2",
+        "--dependency=afterany:99", "--requeue", "--job-name=plasticine-x.7",
+    ):  # fmt: skip
+        assert f"#SBATCH {option}\n" in text
+    setup, path, srun = (
+        text.index(part) for part in ("\nmodule load cuda\n", "\nexport PYTHONPATH=", "\nsrun ")
+    )
+    assert setup < path < srun
+    command = text[srun:].splitlines()[1]
+    assert "--cpu-bind=none apptainer exec --nv image.sif python -u" in command
+    assert "--cpus-per-task=2" in command  # srun does not take it from sbatch
+    assert command.endswith("/sub/job.py " + f"{tmp_path}/sub 7")
+    assert "wckey" not in text
+    assert "gpus" not in script(tmp_path)
+    plain = script(tmp_path, requeue=False, snapshot=False)
+    assert "#SBATCH --no-requeue\n" in plain
+    assert "scontrol requeue" not in plain
+
+
+def test_a_snapshot_holds_the_code_and_is_shared(tmp_path, monkeypatch):
+    lab = tmp_path / "src" / "somelab"
+    (lab / "__pycache__").mkdir(parents=True)
+    (lab / "__init__.py").write_text("x = 1\n")
+    (lab / "__pycache__" / "x.pyc").write_text("no")
+    (tmp_path / "src" / "lonely.py").write_text("y = 2\n")
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    configs = [
+        {"env": {"_target_": "somelab.Env", "list": [{"_target_": "lonely.Y"}, {"_target_": "yaml.X"}]}}
+    ]
+    roots = source_roots(configs)
+    assert sorted(roots) == ["lonely", "plasticine", "somelab"]  # what pip installed stays where it is
+    del roots["plasticine"]
+    first = take(roots, tmp_path / "code")
+    assert sorted(p.relative_to(first).as_posix() for p in first.rglob("*.py*")) == [
+        "lonely.py",
+        "somelab/__init__.py",
+    ]
+    assert take(roots, tmp_path / "code") == first
+    (lab / "__init__.py").write_text("x = 3\n")
+    second = take(roots, tmp_path / "code")
+    assert second != first
+    assert (first / "somelab" / "__init__.py").read_text() == "x = 1\n"
+    assert [p for p in (tmp_path / "code").iterdir() if p.name.startswith(".")] == []
+
+
+def test_where_a_run_was_carried_out():
+    facts = {"time": "then", "host": "login", "hardware": {"cpu": "login"}, "packages": {}, "command": "c"}
+    here = moved_here(facts, "7_1")
+    assert here["submitted"] == {"time": "then", "host": "login"}
+    assert (here["slurm_job"], here["command"]) == ("7_1", "c")
+    assert here["host"] != "login"
+
+
+class Fake:
+    """A SLURM made of a dictionary."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.tasks: dict[str, cluster.LiveTask] = {}
+        self.ends: dict[str, str] = {}
+        self.cancelled: list[str] = []
+        self.arrays = 0
+        monkeypatch.setattr(cluster, "queue", lambda users: dict(self.tasks))
+        monkeypatch.setattr(cluster, "final_state", lambda task: self.ends.get(task, ""))
+        monkeypatch.setattr(cluster, "config", lambda: {"MaxArraySize": "3", "MaxJobCount": "20"})
+        monkeypatch.setattr(cluster, "cancel", lambda tasks, pending_only: self.cancelled.extend(tasks))
+        monkeypatch.setattr(submit.ArrayScript, "submit", lambda script: self.submit(script))
+        monkeypatch.setattr(watch, "_GRACE", 0.0)
+
+    def submit(self, script: ArrayScript) -> str:
+        self.arrays += 1
+        for task in range(script.tasks):
+            self.tasks[f"{self.arrays}_{task}"] = cluster.LiveTask(script.name, "PENDING", "Priority")
+        return str(self.arrays)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    return Fake(monkeypatch)
+
+
+def submitter(tmp_path, **launcher) -> Submitter:
+    facts = {"time": "t", "host": "h", "git": {"plasticine": None}}
+    return Submitter(
+        Ledger(tmp_path / "runs"), profile(snapshot=False, **launcher), Provenance(facts, ""), {}
+    )
+
+
+def test_claims_are_read_off_the_names_in_the_queue(tmp_path, fake):
+    (tmp_path / "runs").mkdir()
+    ours = submitter(tmp_path, runs_per_job=2)
+    jobs = [Job.of(config(seed), tmp_path) for seed in range(9)]
+    claims, count = ours.claim(jobs, Display(jobs))
+    assert count == 9
+    assert [claims[ours.key(job)].task for job in jobs] == [
+        "1_0",
+        "1_0",
+        "1_1",
+        "1_1",
+        "1_2",
+        "1_2",
+        "2_0",
+        "2_0",
+        "2_1",
+    ]
+    (made,) = ours.ledger.submissions()
+    assert made.arrays == [Array("1", 0, 3), Array("2", 3, 2)]
+    assert made.configuration(made.runs[4]) == jobs[4].config
+    assert len(list((made.path / "configs").iterdir())) == 1  # one for all seeds
+    fake.tasks["7_0"] = cluster.LiveTask("somebody-else", "RUNNING", "")
+    fake.tasks["8_0"] = cluster.LiveTask(
+        "plasticine-20200101-000000-abcd.0", "RUNNING", ""
+    )  # of another runs_dir
+    del fake.tasks["2_0"]
+    assert set(ours.ledger.claims()) == {
+        ours.key(job) for job in jobs if int(job.config["seed"]) not in (6, 7)
+    }
+    claims, count = ours.claim(jobs, Display(jobs))
+    assert count == 2
+    assert [claims[ours.key(job)].task for job in jobs[6:8]] == ["3_0", "3_0"]
+    too_many = [Job.of({**config(seed), "study": "big"}, tmp_path) for seed in range(41)]
+    with pytest.raises(RuntimeError, match=r"launcher\.runs_per_job=3"):
+        ours.claim(too_many, Display(too_many))
+
+
+def follow(tmp_path, jobs, ours) -> Watch:
+    claims, _ = ours.claim(jobs, Display(jobs))
+    made = Watch(jobs, claims, ours, Display(jobs), Interrupt(), lambda job: None)
+    made._look()
+    return made
+
+
+def write(job: Job, state: str, task: str, **more) -> None:
+    job.folder.path.mkdir(parents=True, exist_ok=True)
+    content = {"state": state, "slurm_job": task, "updated": time.time(), **more}
+    (job.folder.path / "status.json").write_text(json.dumps(content))
+
+
+def test_the_watch_believes_folders_first_and_the_queue_second(tmp_path, fake, capsys):
+    (tmp_path / "runs").mkdir()
+    ours = submitter(tmp_path, retries=1)
+    jobs = [Job.of(config(seed), tmp_path) for seed in range(6)]
+    write(jobs[0], "failed", "0_0", error="of an earlier job")
+    eyes = follow(tmp_path, jobs, ours)
+    assert {job.state for job in jobs} == {"waiting"}
+    assert "6 waiting (Priority)" in overall(jobs, time.monotonic())
+
+    tasks = [eyes._claims[ours.key(job)].task for job in jobs]
+    for task in tasks:
+        fake.tasks[task] = fake.tasks[task]._replace(state="RUNNING", reason="None")
+    for job, task in zip(jobs, tasks, strict=True):
+        write(job, "running", task, env_steps=1, total_env_steps=2)
+    eyes._look()
+    assert {job.state for job in jobs} == {"running"}
+
+    write(jobs[0], "finished", tasks[0], summary={"final_return": 1.0})
+    write(jobs[1], "failed", tasks[1], error="it broke")
+    for index in (0, 2, 3):
+        del fake.tasks[tasks[index]]
+    fake.ends = {tasks[2]: "CANCELLED", tasks[3]: "NODE_FAIL"}
+    fake.tasks[tasks[4]] = fake.tasks[tasks[4]]._replace(state="PENDING", reason="BeginTime")  # requeued
+    eyes._look()
+    eyes._look()
+    assert [job.state for job in jobs[:3]] == ["finished", "failed", "interrupted"]
+    assert jobs[1].error == "it broke"
+    assert jobs[3].state == "waiting"  # the node's fault: submitted once more
+    assert (jobs[4].state, jobs[4].note) == ("waiting", "BeginTime")
+    assert jobs[5].state == "running"
+    again = eyes._claims[ours.key(jobs[3])].task
+    assert again != tasks[3]
+    del fake.tasks[again]
+    eyes._look()
+    eyes._look()
+    assert jobs[3].state == "failed"
+    assert "SLURM has forgotten how" in jobs[3].error
+    assert RunFolder(jobs[3].folder.path).status()["error"] == jobs[3].error
+    assert fake.cancelled == []
+
+
+def test_fail_fast_cancels_what_waits(tmp_path, fake, capsys):
+    (tmp_path / "runs").mkdir()
+    ours = submitter(tmp_path, fail_fast=True)
+    jobs = [Job.of(config(seed), tmp_path) for seed in range(3)]
+    eyes = follow(tmp_path, jobs, ours)
+    tasks = [eyes._claims[ours.key(job)].task for job in jobs]
+    eyes._stop_waiting()
+    assert fake.cancelled == []
+    fake.tasks[tasks[1]] = fake.tasks[tasks[1]]._replace(state="RUNNING")
+    write(jobs[1], "failed", tasks[1], error="it broke")
+    eyes._look()
+    eyes._stop_waiting()
+    assert fake.cancelled == [tasks[0], tasks[2]]
+    assert "fail_fast" in capsys.readouterr().out
