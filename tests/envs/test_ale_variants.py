@@ -136,6 +136,21 @@ def test_sticky_actions_repeat_what_was_executed():
     assert repeated[visible].mean() == pytest.approx(0.4, abs=0.07)
 
 
+def test_the_action_to_be_repeated_is_part_of_the_state():
+    found = shifted("mode", "breakout", modes=[0], num_envs=1, sticky=0.98, frame_skip=1)
+    env = found.enter(found.tasks()[0], 0)
+    env.reset()
+    while env._games[0]._executed != 3:
+        env.step(np.array([3]))
+    other = found.enter(found.tasks()[0], 1)
+    other.reset()
+    other.load_state(env.state())
+    nothing = np.zeros((30, 1), dtype=np.int64)
+    moved = record(env, found.spec(), nothing)
+    assert moved.same(record(other, found.spec(), nothing))
+    assert not np.array_equal(moved.obs[0], moved.obs[10])  # the paddle goes on moving
+
+
 def test_screens_are_in_colours():
     found = shifted("mode", "breakout", modes=[0])
     env = found.enter(found.tasks()[0], 0)
