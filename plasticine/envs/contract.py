@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -177,10 +178,22 @@ def _distinct(level: EnvLevel) -> list[Task]:
     return list({task.name: task for task in reversed(level.tasks())}.values())[::-1]
 
 
-def check_tasks(level: EnvLevel, *, steps: int = 20, seed: int = 0) -> None:
-    """Every task of the stream has the spaces of the spec, in shape and type."""
-    spec = level.spec()
+def _held_out(level: EnvLevel) -> list[Task]:
+    found = []
     for task in _distinct(level):
+        for name, variant in level.evaluations(task).items():
+            where = f"{task.name}: the evaluation {name!r}"
+            _require(re.fullmatch(r"[A-Za-z0-9_.\-]+", name), f"{where} is named by letters, digits and _.-")
+            _require(name != "training_task", f"{where} has the name of the task itself")
+            _require(variant.options != task.options, f"{where} differs from the task in its options")
+            found.append(variant)
+    return found
+
+
+def check_tasks(level: EnvLevel, *, steps: int = 20, seed: int = 0) -> None:
+    """Every task of the stream, and what is held out for evaluation, has the spaces of the spec in shape and type."""
+    spec = level.spec()
+    for task in [*_distinct(level), *_held_out(level)]:
         env = level.enter(task, seed)
         _check_obs(env.reset(), spec, f"{task.name}: reset()")
         record(env, spec, scripted_actions(spec, steps, seed))

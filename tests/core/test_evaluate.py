@@ -16,11 +16,12 @@ from plasticine.compose import assemble_parts
 from plasticine.core.collect import Collector
 from plasticine.core.evaluate import Evaluation, Evaluator, Spectator, play_round
 from plasticine.core.scores import final_evaluations, summarise_evaluations
+from plasticine.envs.contract import check_tasks
 from plasticine.errors import UserError
 from plasticine.testing.level import ToyLevel
 from plasticine.testing.runs import global_random_states
 from tests.agents.off_policy_lab import toy_config
-from tests.core.held_out import ScriptedEnv, ScriptedLevel
+from tests.core.held_out import HeldOutToy, ScriptedEnv, ScriptedLevel
 from tests.core.runs import StopAfter, recorded, series, tensors, trainer
 from tests.core.test_trainer import Memory
 
@@ -202,6 +203,24 @@ def test_a_variant_must_have_a_usable_name(name):
     level.names = (name,)
     with pytest.raises(ValueError, match="cannot name an evaluation of test/scripted"):
         evaluator(level)[0].take(level.tasks()[0], 0)
+
+
+def test_the_contract_of_levels_covers_what_is_held_out(monkeypatch):
+    arguments = {k: v for k, v in toy_config("pqn")["env"].items() if k != "_target_"}
+    level = HeldOutToy(**arguments)
+    check_tasks(level)
+    wrong = {
+        "differs from the task": lambda task: {"same": replace(task, name="another")},
+        "named by letters": lambda task: {"a b": replace(task, options={"goal": 0.0})},
+        "the name of the task itself": lambda task: {"training_task": replace(task, options={"goal": 0.0})},
+    }
+    for message, evaluations in wrong.items():
+        monkeypatch.setattr(level, "evaluations", evaluations)
+        with pytest.raises(AssertionError, match=message):
+            check_tasks(level)
+    monkeypatch.setattr(level, "evaluations", lambda task: {"broken": replace(task, options={})})
+    with pytest.raises(KeyError):  # it is entered
+        check_tasks(level)
 
 
 # -- when ----------------------------------------------------------------------------------------------------

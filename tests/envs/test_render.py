@@ -166,6 +166,20 @@ def test_terrain_of_a_new_episode_is_drawn():
     env.close()
 
 
+def test_up_is_up():
+    found = level("standard_dmc", domain="pendulum", task="swingup", num_envs=1)
+    env = found.enter(found.tasks()[0], 0)
+    env.reset()
+    rows, physics = [], env._first.physics
+    for angle in (0.0, np.pi):
+        with physics.reset_context():
+            physics.data.qpos[0] = angle
+        image = env.render().astype(int)
+        rows.append(np.argwhere(image[..., 0] > image[..., 2] + 30)[:, 0].mean())  # what is not blue
+    assert rows[0] < rows[1] - 10  # upright, hanging
+    env.close()
+
+
 def test_drawing_leaves_nothing_to_complain_about_at_the_end():
     """The graphics library prints errors if it is freed after Python has gone."""
     code = (
