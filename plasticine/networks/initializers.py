@@ -58,11 +58,16 @@ class Initializer:
             and convolutional layers), ``he_normal`` (arXiv 1502.01852) or ``constant`` (every entry = gain).
         gain: Scale.
         fan_in: Inputs per unit; needed for biases, whose own shape does not tell. 0 = derive from the tensor.
+        largest: Draws are scaled such that their largest singular value (as matrices out x rest) is this; with
+            `limit` only where it would be larger. None = as drawn.
+        limit: See `largest`.
     """
 
     kind: str
     gain: float = 1.0
     fan_in: int = 0
+    largest: float | None = None
+    limit: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in _DRAW:
@@ -78,10 +83,26 @@ class Initializer:
         fan_in = self.fan_in or (_fans(tensor)[0] if tensor.dim() > 1 else tensor.numel())
         with torch.no_grad():
             _DRAW[self.kind](tensor, self.gain, fan_in, generator)
+            if self.largest is not None:
+                size = float(torch.linalg.matrix_norm(tensor.flatten(1), 2))
+                if size > self.largest or (size > 0 and not self.limit):
+                    tensor.mul_(self.largest / size)
         return tensor
 
     def std(self, shape: tuple[int, ...]) -> float:
-        """Standard deviation of one entry of a tensor of `shape` (0 for constants)."""
+        """Standard deviation of one entry of a tensor of `shape` (0 for constants).
+
+        With `largest`, that of draws whose largest singular value has its usual size.
+        """
+        spread = self._std(shape)
+        if self.largest is None or spread == 0.0:
+            return spread
+        rows, cols = shape[0], math.prod(shape[1:])
+        independent = spread * (math.sqrt(rows) + math.sqrt(cols))  # limit for large matrices
+        usual = self.gain if self.kind == "orthogonal" else independent
+        return spread if self.limit and usual <= self.largest else spread * self.largest / usual
+
+    def _std(self, shape: tuple[int, ...]) -> float:
         cols = math.prod(shape[1:])
         fan_in = self.fan_in or cols
         if self.kind == "orthogonal":
