@@ -25,7 +25,16 @@ __all__ = ["check_method", "check_pair"]
 
 Nodes = dict[str, dict[str, Any]]
 
-_HOOKS = ("edit_network", "edit_optimizer", "loss_term", "wrap_grad", "after_step", "observe", "intervene")
+_HOOKS = (
+    "edit_network",
+    "edit_optimizer",
+    "loss_term",
+    "wrap_loss",
+    "wrap_grad",
+    "after_step",
+    "observe",
+    "intervene",
+)
 #: Iterations before a run is interrupted and continued: in the middle of the second of two or three tasks.
 _INTERRUPTED_AFTER = 5
 
