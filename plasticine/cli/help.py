@@ -21,7 +21,7 @@ usage: plasticine-run [-m] [group=option ...] [key=value ...]
 
 The same command again skips finished runs and continues the others. Ctrl-C stops at the next safe point.
 
-Groups (group=option; the option in brackets is the default):
+Groups (group=option; the option in brackets is the default, a level may bring its own network):
 """
 
 _TAIL = """
@@ -43,7 +43,7 @@ Options:
   --hydra-help               everything else
 
 Exit codes: 0 all finished, 1 a run failed, 2 the request cannot work, 130 interrupted.
-See also: plasticine --help
+See also: plasticine list (a line about each option, and what goes with what), plasticine --help
 """
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from plasticine import paths
 from plasticine.cell import agent_name, cell_id, env_name, method_label
+from plasticine.cli.schema import Schema
 from plasticine.errors import UserError
 
 
@@ -170,8 +171,12 @@ def test_help_lists_groups_and_outside_options(cli):
     result = cli("--help")
     assert result.code == 0
     assert result.configs == []
-    for word in ("[vanilla]", "squeeze", "[classic]", "seed=0-9", "--config-dir", "sweep"):
+    for word in ("[vanilla]", "squeeze", "[classic]", "seed=0-9", "--config-dir", "sweep", "plasticine list"):
         assert word in result.out
+    schema = Schema(config_dir=str(cli.outside))
+    rows = result.out.partition("Groups")[2].partition("Keys")[0]
+    told = {word.strip("[]") for word in rows.split()}
+    assert all(set(schema.options(group)) <= told for group in schema.groups())
     assert "squeeze" not in cli("--help", config_dir=False).out
 
 
