@@ -23,6 +23,11 @@ def adam_of(optimizer: Optimizer, method: str) -> Adam:
             f"method {method!r} replaces the optimizer that an earlier method has wrapped",
             f"put {method!r} before the method that wraps: method=[{method},...]",
         )
+    if isinstance(optimizer, Divided):
+        raise UserError(
+            f"method {method!r} replaces the optimizer that an earlier method has already replaced",
+            "use only one method that replaces the optimizer",
+        )
     if not isinstance(optimizer, Adam):
         raise UserError(
             f"method {method!r} replaces Adam and takes over its constants, but the optimizer is "

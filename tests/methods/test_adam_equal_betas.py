@@ -106,7 +106,7 @@ def test_replaces_the_rectified_adam_of_pqn():
 
 
 def test_two_replacements_and_a_replacement_of_what_is_wrapped_are_refused():
-    with pytest.raises(UserError, match="only one"):
+    with pytest.raises(UserError, match="already replaced"):
         lab.parts({**lab.nodes("adam_equal_betas"), **lab.nodes("adam_rel")})
     with pytest.raises(UserError, match=r"put 'adam_equal_betas' before"):
         lab.parts({**lab.nodes("trac"), **lab.nodes("adam_equal_betas")})
