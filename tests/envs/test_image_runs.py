@@ -46,7 +46,10 @@ def events(folder, kind):
     return [row["facts"] for row in rows if row.get("event") == kind]
 
 
-@pytest.mark.parametrize("extra", [(), ("env.shift=task", "env.game=[dodgeball,plunder]")])
+TESTED = ("env.test_num_levels=9", "evaluation.every=3", "evaluation.max_steps=40")
+
+
+@pytest.mark.parametrize("extra", [(), ("env.shift=task", "env.game=[dodgeball,plunder]", *TESTED)])
 def test_procgen_resumes_exactly(tmp_path, extra):
     whole, last = stopped_and_resumed(tmp_path, PROCGEN + extra)
     ours, theirs = tensors(whole), tensors(last)
@@ -54,6 +57,8 @@ def test_procgen_resumes_exactly(tmp_path, extra):
     assert series(tmp_path / "whole") == series(tmp_path / "parts")
     assert [facts["exact"] for facts in events(tmp_path / "parts", "resume")] == [True]
     assert any("episodes" in row for row in series(tmp_path / "whole"))
+    evaluated = [row["s"] for row in series(tmp_path / "whole") if "eval/test/episodes" in row.get("m", {})]
+    assert evaluated == ([144, 240, 288, 432, 480] if extra else [])
 
 
 def test_atari_in_several_modes_resumes_exactly(tmp_path):
