@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -12,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +25,8 @@ from plasticine.cli.request import make_schema, resolve
 from plasticine.core.method import Method
 from plasticine.hydra_plugins import compose_jobs, register
 from plasticine.run import check
+from tests.outsider.pages import blocks, shell, write_files
+from tests.outsider.pages import commands as commands_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -35,19 +36,6 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 BIN = Path(sys.executable).parent
-
-
-class Block(NamedTuple):
-    """A fenced block: page, words after the fence, text."""
-
-    page: Path
-    info: tuple[str, ...]
-    text: str
-
-
-def blocks(page: Path) -> list[Block]:
-    found = re.findall(r"^```(.*?)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [Block(page, tuple(info.split()), text) for info, text in found]
 
 
 def prose(page: Path) -> str:
@@ -66,23 +54,9 @@ def commands() -> Iterator[tuple[Path, str]]:
 
 
 def example(folder: Path) -> list[str]:
-    """Write the files of add_a_method.md into a folder; return the commands it says to run."""
-    lines = []
-    for block in blocks(ROOT / "docs" / "add_a_method.md"):
-        names = [word.removeprefix("file=") for word in block.info if word.startswith("file=")]
-        if names:
-            (folder / names[0]).parent.mkdir(parents=True, exist_ok=True)
-            (folder / names[0]).write_text(block.text, encoding="utf-8")
-        if "run" in block.info:
-            lines += block.text.splitlines()
-    return lines
-
-
-def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=600
-    )
+    """Write the files of the pages add_*.md into a folder; return what the page about methods says to run."""
+    write_files(folder)
+    return commands_of(ROOT / "docs" / "add_a_method.md")
 
 
 # -- links ---------------------------------------------------------------------------------------------------
@@ -135,7 +109,7 @@ def test_quoted_answers_are_what_the_command_says(tmp_path: Path) -> None:
     assert quoted
     for block in quoted:
         first, _, answer = block.text.partition("\n")
-        done = run(first.removeprefix("$ "), tmp_path)
+        done = shell(first.removeprefix("$ "), tmp_path)
         assert done.returncode == 2
         assert done.stderr == answer
 
@@ -162,7 +136,7 @@ def test_the_example_method_runs(tmp_path: Path) -> None:
     lines = example(tmp_path)
     assert len(lines) == 3
     for line in lines:
-        done = run(line, tmp_path)
+        done = shell(line, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     both = {
         path.parent.parent.name.split(".")[0]: path.parent for path in tmp_path.glob("runs/*/*/*/status.json")
