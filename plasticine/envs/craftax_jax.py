@@ -96,6 +96,8 @@ def load_textures(constants: Any) -> None:
     """Load the textures through a file of ours: Craftax would write them into site-packages, unlocked."""
     name = Path(constants.TEXTURE_CACHE_FILE).name
     folder = cache_folder()
+    if Path(constants.TEXTURE_CACHE_FILE).parent == folder:
+        return  # loaded before, for the observations or for pictures
     final = folder / f"{importlib.metadata.version('craftax')}-{name}"
     with (folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process draws them (about a minute), the others wait

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -268,7 +269,8 @@ def test_textures_are_drawn_once_and_outside_the_installation(monkeypatch, tmp_p
     version = importlib.metadata.version("craftax")
     for _ in range(2):
         stock = SimpleNamespace(TEXTURE_CACHE_FILE="/site-packages/t.pbz2", load_all_textures=load)
-        craftax_jax.load_textures(stock)
+        for _ in range(2):  # for the observations, and for pictures
+            craftax_jax.load_textures(stock)
         assert str(tmp_path / f"{version}-t.pbz2") == stock.TEXTURE_CACHE_FILE
     assert len(drawn) == 1
     assert drawn[0].endswith(".partial")  # a killed process leaves no half file under the final name
@@ -276,15 +278,19 @@ def test_textures_are_drawn_once_and_outside_the_installation(monkeypatch, tmp_p
 
 
 @pytest.mark.slow
-def test_pixels_contract():
-    found = level("open_craftax", domain="craftax_classic_pixels", max_episode_steps=25, **SMALL)
+@pytest.mark.parametrize("domain", ["craftax_classic_pixels", "craftax_pixels"])
+def test_pixels_contract(domain):
+    installed = Path(importlib.util.find_spec("craftax").origin).parent
+    before = {path: path.stat().st_mtime_ns for path in installed.rglob("*.pbz2")}
+    found = level("open_craftax", domain=domain, max_episode_steps=25, **SMALL)
     check_env_level(found, episode_steps=30, state_before=20, state_after=15)
+    assert {path: path.stat().st_mtime_ns for path in installed.rglob("*.pbz2")} == before
     env = enter(found)
     first = env.reset()
     assert first.dtype == np.uint8
-    assert env.render().shape == (144, 144, 3)
+    assert env.render().ndim == 3
     # The same world seen as an image by the stock renderer.
-    sim = load_sim("craftax_classic_pixels", SMALL["reset_batch"])
+    sim = load_sim(domain, SMALL["reset_batch"])
     jax = importlib.import_module("jax")
     keys = np.random.SeedSequence(0).generate_state(4, np.uint32).reshape(2, 2)
     obs, _ = sim._env.reset(jax.random.fold_in(keys[0], 2))
