@@ -199,6 +199,33 @@ def test_where_a_run_was_carried_out():
     assert here["host"] != "login"
 
 
+def test_what_slurm_says_is_read(monkeypatch):
+    said = {
+        "squeue": "12_0|plasticine-a.0|RUNNING|None\n12_1|plasticine-a.0|PENDING|ReqNodeNotAvail, n1|n2\n",
+        "scontrol": "JobId=12 JobState=FAILED Reason=x ExitCode=0:9 y=1",
+        "sacctmgr": "\n300\n500\n",
+    }
+    monkeypatch.setattr(cluster, "_ask", lambda command, may_fail=False: said[command[0]])
+    assert cluster.queue(["me"]) == {
+        "12_0": ("plasticine-a.0", "RUNNING", "None"),
+        "12_1": ("plasticine-a.0", "PENDING", "ReqNodeNotAvail, n1|n2"),
+    }  # fmt: skip
+    assert cluster.final_state("12_0") == "FAILED, exit code 0:9"
+    said["scontrol"] = "Configuration\nMaxArraySize            = 1001\nMaxJobCount = 20\n"
+    assert cluster.largest_array(cluster.config()) == 1001
+    assert cluster.submit_limit(cluster.config()) == 20
+    settings = {"MaxJobCount": "10000", "AccountingStorageType": "accounting_storage/slurmdbd"}
+    assert cluster.submit_limit(settings) == 300
+    assert cluster.submit_limit({**settings, "AccountingStorageType": "accounting_storage/none"}) == 10000
+
+    def silent(command, may_fail=False):
+        raise cluster.Unreachable("scontrol: slurm_load_jobs error: Invalid job id specified")
+
+    monkeypatch.setattr(cluster, "_ask", silent)
+    assert cluster.final_state("12_0") == ""
+    assert cluster.submit_limit(settings) == 10000
+
+
 class Fake:
     """A SLURM made of a dictionary."""
 
@@ -251,7 +278,7 @@ def test_claims_are_read_off_the_names_in_the_queue(tmp_path, fake):
         "2_1",
     ]
     (made,) = ours.ledger.submissions()
-    assert made.arrays == [Array("1", 0, 3), Array("2", 3, 2)]
+    assert made.arrays == [Array("1", 0, 3, None), Array("2", 3, 2, None)]
     assert made.configuration(made.runs[4]) == jobs[4].config
     assert len(list((made.path / "configs").iterdir())) == 1  # one for all seeds
     fake.tasks["7_0"] = cluster.LiveTask("somebody-else", "RUNNING", "")
@@ -265,9 +292,47 @@ def test_claims_are_read_off_the_names_in_the_queue(tmp_path, fake):
     claims, count = ours.claim(jobs, Display(jobs))
     assert count == 2
     assert [claims[ours.key(job)].task for job in jobs[6:8]] == ["3_0", "3_0"]
-    too_many = [Job.of({**config(seed), "study": "big"}, tmp_path) for seed in range(41)]
-    with pytest.raises(RuntimeError, match=r"launcher\.runs_per_job=3"):
-        ours.claim(too_many, Display(too_many))
+
+
+def test_what_the_queue_has_no_room_for_is_submitted_later(tmp_path, fake, capsys):
+    (tmp_path / "runs").mkdir()
+    ours = submitter(tmp_path, max_parallel=4)
+    jobs = [Job.of(config(seed), tmp_path) for seed in range(25)]
+    eyes = follow(tmp_path, jobs, ours)
+    assert len(fake.tasks) == 20  # MaxJobCount
+    (first,) = ours.ledger.submissions()
+    assert sum(array.limit for array in first.arrays[:4]) == 4
+    assert "waiting" in overall(jobs, 0.0)
+
+    def look() -> None:
+        eyes._ask_again = 0.0
+        eyes._look()
+
+    look()
+    assert len(fake.tasks) == 20
+
+    def end(*arrays: str) -> None:
+        for job in jobs:
+            claim = eyes._claims.get(ours.key(job))
+            if claim and claim.task.startswith(arrays):
+                write(job, "finished", claim.task)
+                del fake.tasks[claim.task]
+        look()
+
+    end("1_", "2_")
+    assert len(ours.ledger.submissions()) == 1  # there is room, but the arrays behind these two run instead
+    end("3_", "4_")
+    second = ours.ledger.submissions()[-1]
+    assert [(array.tasks, array.limit) for array in second.arrays] == [(3, 1), (2, 1)]
+    assert len(fake.tasks) == 20 - 12 + 5
+    assert all(ours.key(job) in eyes._claims for job in jobs)
+
+    ours = submitter(tmp_path, max_submitted=12, runs_per_job=2)
+    more = [Job.of({**config(seed), "study": "t"}, tmp_path) for seed in range(9)]
+    fake.tasks = dict(list(fake.tasks.items())[:9])
+    claims, count = ours.claim(more, Display(more))
+    assert (len(claims), count) == (6, 6)  # three jobs of two runs
+    assert ours.limit == 12
 
 
 def follow(tmp_path, jobs, ours) -> Watch:

@@ -5,6 +5,7 @@ Accounting (``sacct``) is not asked: many clusters have none for users, and wher
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shutil
@@ -22,12 +23,13 @@ __all__ = [
     "final_state",
     "queue",
     "require_clients",
-    "set_throttle",
+    "submit_limit",
 ]
 
 _TIMEOUT = 30.0
 _BATCH = 400  # job numbers on one command line
 _DEFAULT_ARRAY = 1001
+_DEFAULT_JOBS = 10_000
 
 
 class Unreachable(RuntimeError):
@@ -105,6 +107,24 @@ def largest_array(settings: Mapping[str, str]) -> int:
     return max(1, int(text)) if text.isdigit() and int(text) > 0 else _DEFAULT_ARRAY
 
 
+def submit_limit(settings: Mapping[str, str]) -> int:
+    """Return how many tasks of ours may wait and run at the same time: what the cluster keeps, or our account may.
+
+    Args:
+        settings: From `config`.
+    """
+    text = settings.get("MaxJobCount", "")
+    limits = [int(text) if text.isdigit() else _DEFAULT_JOBS]
+    if settings.get("AccountingStorageType", "(null)").rpartition("/")[2] not in ("none", "(null)"):
+        user = getpass.getuser()
+        try:
+            told = _ask(["sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=MaxSubmitJobs"])
+        except Unreachable:
+            told = ""  # many clusters keep it from their users; sbatch itself will say when it is enough
+        limits += [int(line) for line in told.split() if line.isdigit() and int(line) > 0]
+    return min(limits)
+
+
 def cancel(tasks: Sequence[str], *, pending_only: bool = False) -> None:
     """Cancel arrays or tasks; those that are over already do not matter.
 
@@ -114,15 +134,6 @@ def cancel(tasks: Sequence[str], *, pending_only: bool = False) -> None:
     options = ["--state=PENDING"] if pending_only else []
     for start in range(0, len(tasks), _BATCH):
         _ask(["scancel", *options, *tasks[start : start + _BATCH]], may_fail=True)
-
-
-def set_throttle(array: str, limit: int) -> None:
-    """Let at most `limit` tasks of an array run at the same time.
-
-    Raises:
-        Unreachable: SLURM does not answer, or the array is over.
-    """
-    _ask(["scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={limit}"])
 
 
 def _ask(command: Sequence[str], may_fail: bool = False) -> str:

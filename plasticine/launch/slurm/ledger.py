@@ -44,11 +44,12 @@ class PlannedRun(NamedTuple):
 
 
 class Array(NamedTuple):
-    """A submitted job array: its task ``t`` carries out pack ``first + t``."""
+    """A submitted job array: its task ``t`` carries out pack ``first + t``, at most `limit` at the same time."""
 
     job: str
     first: int
     tasks: int
+    limit: int | None
 
 
 class Claim(NamedTuple):

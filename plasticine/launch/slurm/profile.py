@@ -41,6 +41,7 @@ class Profile:
     parallel_per_job: int
     max_parallel: int | None
     max_array: int | None
+    max_submitted: int | None
     retries: int
     fail_fast: bool
     requeue: bool
@@ -73,7 +74,7 @@ class Profile:
             )
         for key, least in (("runs_per_job", 1), ("retries", 0), ("max_requeues", 0), ("gpus", 0)):
             given[key] = _whole(key, given[key], least)
-        for key in ("max_parallel", "max_array"):
+        for key in ("max_parallel", "max_array", "max_submitted"):
             given[key] = None if given[key] is None else _whole(key, given[key], 1)
         given["signal_seconds"] = _whole("signal_seconds", given["signal_seconds"], 1)
         if given["parallel_per_job"] == "auto":

@@ -69,10 +69,22 @@ def carry_out(jobs: Sequence[Job], launch_dir: Path, command: Sequence[str]) -> 
             print(
                 f"detached: {len(claims)} run(s) are SLURM's now{told}; the same command attaches", flush=True
             )
+            if len(claims) < len(todo):
+                print(_left_over(len(todo), len(claims), submitter), flush=True)
             return False, True
         if known:
             display.log(f"attached to {known} run(s) that are in the queue already")
         return _follow(jobs, todo, claims, submitter, display, interrupt, launch_dir), False
+
+
+def _left_over(wanted: int, claimed: int, submitter: Submitter) -> str:
+    """Say what becomes of runs that the queue had no room for."""
+    limit = submitter.limit or wanted
+    return (
+        f"{wanted - claimed} run(s) were not submitted: at most {limit} jobs of yours may wait and run. The same "
+        f"command submits them later (without launcher.detach it does so by itself), or all fit with "
+        f"launcher.runs_per_job={-(-wanted // limit)}"
+    )
 
 
 def _unclaimed(todo: Sequence[Job], ledger: Ledger, profile: Profile) -> list[Job]:

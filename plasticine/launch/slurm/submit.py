@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import getpass
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +26,6 @@ from plasticine.launch.slurm.snapshot import source_roots, take
 __all__ = ["Submitter", "check_here", "dry_run"]
 
 Facts = Mapping[str, Mapping[str, Any]]
-_DEFAULT_JOBS = 10_000  # MaxJobCount of SLURM
 
 
 class Submitter:
@@ -43,12 +43,14 @@ class Submitter:
         self.profile = profile
         self._provenance = provenance
         self._facts = facts
+        self._made: list[Submission] = []
+        self.limit: int | None = None  # tasks that may wait and run at the same time, once it is known
 
     def claim(self, jobs: Sequence[Job], display: Display) -> tuple[dict[str, Claim], int]:
-        """Submit those jobs that neither wait nor run already.
+        """Submit those jobs that neither wait nor run already, as far as the queue takes them now.
 
         Returns:
-            The claims of all of them, and how many were submitted.
+            The claims of all that wait or run, and how many were submitted. For the others, ask again later.
 
         Raises:
             LaunchError: SLURM refuses the jobs or does not answer.
@@ -57,11 +59,11 @@ class Submitter:
             with self.ledger.locked():
                 claims = self.ledger.claims()
                 wanted = [job for job in jobs if self.key(job) not in claims]
-                if wanted:
-                    claims.update(self._submit(wanted, display))
+                new = self._submit(wanted, display) if wanted else {}
+                claims.update(new)
         except cluster.Unreachable as error:
             raise LaunchError(f"SLURM does not answer, nothing was submitted: {error}") from error
-        return {key: claims[key] for key in map(self.key, jobs) if key in claims}, len(wanted)
+        return {key: claims[key] for key in map(self.key, jobs) if key in claims}, len(new)
 
     def key(self, job: Job) -> str:
         """Return the name of a run in the ledger."""
@@ -69,28 +71,55 @@ class Submitter:
 
     def _submit(self, jobs: Sequence[Job], display: Display) -> dict[str, Claim]:
         settings = cluster.config()
+        live = cluster.queue([getpass.getuser()])
+        parallel = self._parallel(live)
+        jobs = jobs[: self._room(settings, live, len(jobs)) * self.profile.runs_per_job]
+        if not jobs or parallel == 0:
+            return {}
         packed = packs(len(jobs), self.profile.runs_per_job)
         largest = min(cluster.largest_array(settings), self.profile.max_array or len(packed))
-        room = int(settings.get("MaxJobCount", _DEFAULT_JOBS))
-        if len(packed) > room:
-            raise LaunchError(
-                f"{len(packed)} jobs are more than this cluster keeps ({room}); "
-                f"put several runs into a job: launcher.runs_per_job={-(-len(jobs) // room)}"
-            )
         code = None
         if self.profile.snapshot:
             code = take(source_roots(job.config for job in jobs), self.ledger.path / "code")
         made = self.ledger.create(jobs, self._facts, packed, self._provenance.facts, self._provenance.diff)
         write_entry(made.path)
-        split = chunks(len(packed), largest, self.profile.max_parallel)
-        for chunk in split:
-            script = _script(self.profile, made, code, chunk)
-            made.arrays.append(Array(script.submit(), chunk.first, chunk.tasks))
+        for chunk in chunks(len(packed), largest, parallel):
+            try:
+                number = _script(self.profile, made, code, chunk).submit()
+            except LaunchError as error:
+                if not made.arrays:
+                    raise
+                display.log(f"warning: only a part was submitted. {error}")
+                break
+            made.arrays.append(Array(number, chunk.first, chunk.tasks, chunk.limit))
             made.save()
+        self._made.append(made)
+        claims = {
+            run.dir: Claim(task, "PENDING", "", made.path) for task, runs in made.tasks() for run in runs
+        }
         numbers = ", ".join(array.job for array in made.arrays)
-        tasks = f" in {len(packed)} job(s)" if len(packed) != len(jobs) else ""
-        display.log(f"submitted {len(jobs)} run(s){tasks} as job array(s) {numbers}; logs: {made.logs}")
-        return {run.dir: Claim(task, "PENDING", "", made.path) for task, runs in made.tasks() for run in runs}
+        count = sum(array.tasks for array in made.arrays)
+        tasks = f" in {count} job(s)" if count != len(claims) else ""
+        display.log(f"submitted {len(claims)} run(s){tasks} as job array(s) {numbers}; logs: {made.logs}")
+        return claims
+
+    def _room(self, settings: Mapping[str, str], live: Mapping[str, cluster.LiveTask], runs: int) -> int:
+        """Return how many tasks can be submitted now; none if it is too few to be worth an array."""
+        if self.limit is None:
+            self.limit = self.profile.max_submitted or cluster.submit_limit(settings)
+        wanted = -(-runs // self.profile.runs_per_job)
+        free = self.limit - len(live)
+        return min(wanted, free) if free >= min(wanted, max(1, self.limit // 10)) else 0
+
+    def _parallel(self, live: Mapping[str, cluster.LiveTask]) -> int | None:
+        """Return how many jobs more may run at the same time, beside what this launch has in the queue."""
+        if self.profile.max_parallel is None:
+            return None
+        taken = 0
+        for array in (array for made in self._made for array in made.arrays):
+            waiting = sum(f"{array.job}_{task}" in live for task in range(array.tasks))
+            taken += min(waiting, array.limit or waiting)
+        return max(0, self.profile.max_parallel - taken)
 
 
 def _script(profile: Profile, made: Submission, code: Path | None, chunk: Chunk) -> ArrayScript:

@@ -15,6 +15,7 @@ from plasticine.launch.slurm.submit import Submitter
 __all__ = ["Watch"]
 
 _GRACE = 6.0  # seconds between a job's end and the last of its files, on a slow file system
+_SUBMIT_EVERY = 10.0  # seconds between two attempts to submit what the queue had no room for
 _SILENCE = 60.0  # seconds without an answer before it is told
 _OVER = frozenset({"finished", "failed", "interrupted", "elsewhere"})
 
@@ -51,12 +52,10 @@ class Watch:
         self._lost: dict[int, int] = {}  # how often that has happened
         self._answered = time.monotonic()
         self._stopped = False
+        self._ask_again = time.monotonic() + _SUBMIT_EVERY
 
     def follow(self) -> None:
         """Return when nothing waits or runs, or on the first interrupt; states are in the jobs."""
-        for job in self._jobs:
-            if self._submitter.key(job) not in self._claims:
-                job.state = "elsewhere"
         while any(job.state not in _OVER for job in self._jobs):
             self._look()
             if self._profile.fail_fast and not self._stopped:
@@ -80,16 +79,36 @@ class Watch:
                 self._display.log(f"warning: {error}; jobs go on, I keep asking")
             return
         self._answered = time.monotonic()
-        lost = []
+        lost, unclaimed = [], []
         for job in self._jobs:
             if job.state in _OVER:
                 continue
-            claim = self._claims[self._submitter.key(job)]
+            claim = self._claims.get(self._submitter.key(job))
+            if claim is None:
+                unclaimed.append(job)
+                continue
             task = live.get(claim.task)
             if not self._read(job, claim, task) and task is None and self._has_gone(job):
                 lost.append(job)
         if lost:
             self._give_up(lost)
+        if unclaimed and not self._stopped and time.monotonic() >= self._ask_again:
+            self._submit(unclaimed)
+
+    def _submit(self, jobs: Sequence[Job]) -> None:
+        """Submit what the queue had no room for, or what was lost."""
+        self._ask_again = time.monotonic() + _SUBMIT_EVERY
+        for job in jobs:
+            job.state, job.note = "waiting", "not submitted yet"
+        try:
+            self._claims.update(self._submitter.claim(jobs, self._display)[0])
+        except LaunchError as error:
+            if any(self._submitter.key(job) in self._claims for job in self._jobs if job.state not in _OVER):
+                self._display.log(f"warning: {error}; I try again when there are fewer jobs")
+                return
+            for job in jobs:
+                job.fail(f"it could not be submitted: {error}", str(error))
+                self._display.ended(job)
 
     def _read(self, job: Job, claim: Claim, task: cluster.LiveTask | None) -> bool:
         """Take over what the queue and the run's folder say; returns whether the run is over."""
@@ -121,7 +140,6 @@ class Watch:
 
     def _give_up(self, lost: Sequence[Job]) -> None:
         """Decide what becomes of runs whose jobs ended without a word: cancelled, or lost and tried again."""
-        again = []
         for job in lost:
             claim = self._claims[self._submitter.key(job)]
             del self._gone[id(job)]
@@ -130,26 +148,19 @@ class Watch:
             except cluster.Unreachable as error:
                 end = str(error)
             self._lost[id(job)] = self._lost.get(id(job), 0) + 1
-            if end.startswith("CANCELLED") or self._stopped:
-                job.state, job.progress = "interrupted", job.folder.status()
+            status = job.folder.status()
+            if end.startswith("COMPLETED") and status.get("state") == "running":
+                job.state = "elsewhere"  # the job found its folder locked
+                self._display.ended(job)
+            elif end.startswith("CANCELLED") or self._stopped:
+                job.state, job.progress = "interrupted", status
                 self._display.log(f"stop    {job.name}: its job {claim.task} was cancelled")
             elif self._lost[id(job)] <= self._profile.retries:
                 self._display.log(f"again   {job.name}: its job {claim.task} ended without it ({end})")
-                again.append(job)
+                del self._claims[self._submitter.key(job)]
+                self._ask_again = 0.0
             else:
                 self._fail(job, claim, end)
-        if again:
-            self._again(again)
-
-    def _again(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            job.state = "waiting"
-        try:
-            self._claims.update(self._submitter.claim(jobs, self._display)[0])
-        except LaunchError as error:
-            for job in jobs:
-                job.fail(f"its job was lost, and it could not be submitted again: {error}", str(error))
-                self._display.ended(job)
 
     def _fail(self, job: Job, claim: Claim, end: str) -> None:
         log = read_submission(claim.submission).log(claim.task)
@@ -164,6 +175,9 @@ class Watch:
             self._stopped = True
             self._display.log(f"fail_fast: {failed.name} failed, so what waits is cancelled")
             self._cancel(pending_only=True)
+            for job in self._jobs:
+                if job.state not in _OVER and self._submitter.key(job) not in self._claims:
+                    job.state = "interrupted"
 
     def _leave(self) -> None:
         open_jobs = [job for job in self._jobs if job.state not in _OVER]
@@ -179,7 +193,8 @@ class Watch:
             )
 
     def _cancel(self, pending_only: bool) -> None:
-        tasks = {self._claims[self._submitter.key(job)].task for job in self._jobs if job.state not in _OVER}
+        keys = [self._submitter.key(job) for job in self._jobs if job.state not in _OVER]
+        tasks = {self._claims[key].task for key in keys if key in self._claims}
         try:
             cluster.cancel(sorted(tasks), pending_only=pending_only)
         except cluster.Unreachable as error:
