@@ -15,7 +15,7 @@ _HEAD = """# Which methods go together
 `method=[a,b]` selects several methods, and their order matters. Every pair below was built in both orders, with PPO
 and a shared encoder of ReLU units; this page is the result. It is written by `make composition`, and a test compares
 it with the code. What is refused is refused before a run begins, with what to do instead. More than two methods go
-together if every two of them do.
+together if every two of them do. What each of them does is on the page about [fidelity](fidelity.md).
 
 | | |
 |---|---|
