@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -50,8 +49,8 @@ def check_numbers(group: str, interval: str, **values: float) -> None:
         raise ValueError(f"{interval!r} is not written as an interval")
     low, high = float(parts[2]), float(parts[3])
     for name, value in values.items():
-        inside = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if inside:
+        inside = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if inside:  # NaN compares false with everything
             above = value >= low if parts[1] == "[" else value > low
             below = value <= high if parts[4] == "]" else value < high
             inside = above and below
