@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,9 +44,15 @@ def make_agent(name: str, **changes: Any) -> OffPolicy:
     return build_object({**node, **_SMALL, **changes}, Agent, "agent")
 
 
-def make_learner(agent: OffPolicy, action: ActionSpec, *, num_envs: int = 1) -> Learner:
+def make_learner(
+    agent: OffPolicy,
+    action: ActionSpec,
+    *,
+    num_envs: int = 1,
+    autoreset: Literal["same_step", "next_step"] = "same_step",
+) -> Learner:
     """A learner on vectors of 5, away from its initial values; slow copies differ from the online networks."""
-    env = EnvSpec("test/env", (5,), "float32", action, num_envs)
+    env = EnvSpec("test/env", (5,), "float32", action, num_envs, autoreset=autoreset)
     learner = Learner.build(
         agent=agent,
         methods=(),

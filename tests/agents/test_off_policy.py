@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from plasticine.api import configure
 from plasticine.compose import assemble_parts
+from plasticine.core.env import StepOut
 from plasticine.core.schedule import RunPlan, When
 from plasticine.errors import UserError
 from plasticine.testing.contract import _differing
 from plasticine.testing.level import _ToyEnv
 from plasticine.testing.runs import record
-from tests.agents.off_policy_lab import toy_config
+from tests.agents.off_policy_lab import CONTINUOUS, DISCRETE, make_agent, make_learner, toy_config
 from tests.core.runs import StopAfter, recorded, series, tensors
 
 AGENTS = ("td3", "c51")
@@ -146,6 +148,45 @@ def test_injection_gives_slow_copies_the_new_tail(agent, depth):
                 torch.testing.assert_close(
                     learner.networks[n](x, synchronised)[head], y, rtol=1e-4, atol=1e-5
                 )
+
+
+# -- ends of episodes ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
+@pytest.mark.parametrize("name", AGENTS)
+def test_only_termination_stops_the_value(name, autoreset):
+    """Rewards number the steps. A cut one leads to its own final observation, and rows that reset are not learnt."""
+    still = {"target_noise": 0.0} if name == "td3" else {"v_min": -10.0, "v_max": 10.0}
+    agent = make_agent(name, **still)
+    make_learner(agent, CONTINUOUS if name == "td3" else DISCRETE, autoreset=autoreset)
+    rng = np.random.default_rng(0)
+    obs, final = rng.normal(size=(2, 41, 1, 5)).astype(np.float32)
+    terminated, truncated = {7, 8, 30}, {3, 15, 39}
+    if autoreset == "next_step":
+        terminated -= {8}  # the step after an end only resets
+    resets = {t + 1 for t in terminated | truncated} if autoreset == "next_step" else set()
+    for t in range(40):
+        agent.begin_collect()
+        agent.act(obs[t])
+        reward = np.full(1, 0.0 if t in resets else 0.1 * t - 2.0, np.float32)
+        end, cut = np.array([t in terminated]), np.array([t in truncated])
+        last = None
+        if end[0] or cut[0]:
+            last = obs[t + 1] if autoreset == "next_step" else final[t]
+        valid = None if autoreset == "same_step" else np.array([t not in resets])
+        agent.record(StepOut(obs[t + 1], reward, end, cut, last), reward, last, valid)
+        agent.prepare(obs[t + 1])
+    stored = agent._replay.distinct(100, torch.Generator(), torch.device("cpu"))
+    steps = [round((float(r) + 2.0) * 10) for r in stored.rewards]
+    assert sorted(steps) == [t for t in range(40) if t not in resets]
+    targets = agent._targets(stored.rewards, stored.next_obs, stored.terminated)
+    values = targets if name == "td3" else targets @ agent._support
+    for row, t in enumerate(steps):
+        np.testing.assert_array_equal(stored.obs[row].numpy(), obs[t, 0])
+        own_value = float(values[row]) == pytest.approx(float(stored.rewards[row]), abs=1e-3)
+        assert own_value == (t in terminated)
+        if t not in terminated:
+            after = final if t in truncated and autoreset == "same_step" else obs[1:]
+            np.testing.assert_array_equal(stored.next_obs[row].numpy(), after[t, 0])
 
 
 # -- determinism and resumption ------------------------------------------------------------------------------
