@@ -177,8 +177,8 @@ class Ledger:
 
     def submissions(self) -> list[Submission]:
         """Return all submissions, oldest first."""
-        paths = sorted(self.path.glob("*/plan.json")) if self.path.is_dir() else []
-        return [read_submission(path.parent) for path in paths]
+        paths = self.path.glob("*/plan.json") if self.path.is_dir() else []
+        return sorted((read_submission(path.parent) for path in paths), key=lambda made: made.created)
 
     def claims(self) -> dict[str, Claim]:
         """Return what waits or runs in SLURM, by the run's folder below runs_dir.
