@@ -23,6 +23,7 @@ REQUIRED = {
     "omegaconf": ">=2.3,<2.4",
     "gymnasium": ">=1.1,<2",
     "mlflow": ">=3.13,<4",
+    "pillow": ">=10",
     "rich": ">=13",
     "submitit": ">=1.5.4,<1.6",
 }
