@@ -68,7 +68,7 @@ def networks() -> TwoNetworks:
 
 
 def test_core_measures_the_metrics_of_the_paper():
-    assert set(CORE) == {"every", "probe_size", "set"}
+    assert set(CORE) == {"every", "probe_size", "set", "video"}
     assert CORE["every"] >= 1
     assert CORE["probe_size"] >= 1024
     assert set(CORE["set"]) == WHOLE_AGENT | {
