@@ -110,7 +110,7 @@ def test_told_to_leave_a_job_saves_queues_again_and_goes_on(slurm, launcher):
             "checkpoint.seconds=0", "env.steps_per_task=2048", "launcher.retries=0",
             "--fail-fast", *SLURM]  # fmt: skip
     process = launcher.start(*line)
-    (run,) = launcher.wait_for("running", steps=1)
+    (run,) = launcher.wait_for("running")
     job = status(run)["slurm_job"]
     (log,) = launcher.folder.glob("runs/.launches/*/logs/*")
     wait_until((run / "mlflow.json").exists, "the record is being sent")
@@ -126,7 +126,15 @@ def test_told_to_leave_a_job_saves_queues_again_and_goes_on(slurm, launcher):
     assert code == 130, out + err
     first = json.loads((run / "mlflow.json").read_text())["run_id"]
     wait_until(lambda: "JobState=PENDING" in slurm.client(["scontrol", "show", "job", job]), "it waits again")
-    slurm.client(["scontrol", "update", f"JobId={job}", "StartTime=now"])
+
+    def hastened() -> (
+        bool
+    ):  # SLURM makes what is requeued wait, and says so only once the job has wholly ended
+        slurm.client(["scontrol", "update", f"JobId={job}", "StartTime=now"])
+        time.sleep(0.5)
+        return "JobState=PENDING" not in slurm.client(["scontrol", "show", "job", job])
+
+    wait_until(hastened, "it starts again")
     launcher.wait_for("finished")  # while nobody is attached
     assert status(run)["slurm_job"] == job
     assert "Restarts=1 " in slurm.client(["scontrol", "-o", "show", "job", job])

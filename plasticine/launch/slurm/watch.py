@@ -88,6 +88,8 @@ class Watch:
                 unclaimed.append(job)
                 continue
             task = live.get(claim.task)
+            if task is not None:
+                self._gone.pop(id(job), None)  # requeued: it is there again
             if not self._read(job, claim, task) and task is None and self._has_gone(job):
                 lost.append(job)
         if lost:
@@ -187,8 +189,9 @@ class Watch:
                 f"cancelled: {len(open_jobs)} run(s); those that were going on save what they have"
             )
         else:
+            going_on = [job for job in open_jobs if id(job) not in self._gone]
             self._display.log(
-                f"detached: {len(open_jobs)} run(s) go on without this command; the same command attaches "
+                f"detached: {len(going_on)} run(s) go on without this command; the same command attaches "
                 "again, `plasticine cancel` ends them"
             )
 
