@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.launch.conftest import status
 from tests.slurm.conftest import MAX_ARRAY_SIZE
-from tests.slurm.test_launch import SLURM, queued, slurm_states, wait_until
+from tests.slurm.test_launch import SLURM, hastened, queued, slurm_states, wait_until
 
 HELD = ["+launcher.sbatch.hold=true", "launcher.detach=true"]
 
@@ -139,16 +139,22 @@ def test_cancelled_jobs_are_over_and_ctrl_c_leaves_the_others_alone(slurm, launc
 
 
 def test_a_job_that_dies_whole_is_queued_again_and_one_that_never_runs_is_told(slurm, launcher):
-    process = launcher.start("seed=0", "env.steps_per_task=16384", "tracker=local", *SLURM)
-    (run,) = launcher.wait_for("running", steps=1)
+    switch = launcher.folder.parent / "wait"
+    switch.touch()
+    process = launcher.start(
+        "seed=0", "env.fault=wait", f"env.while_exists={switch}", "tracker=local", *SLURM
+    )
+    (run,) = launcher.wait_for("running")
+    launcher.wait_for_log(run, "entering the second task")
     job, worker = status(run)["slurm_job"], status(run)["pid"]
     parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(parent, signal.SIGKILL)
     wait_until(lambda: "Restarts=1 " in slurm.client(["scontrol", "-o", "show", "job", job]), "a restart", 20)
-    slurm.client(["scontrol", "update", f"JobId={job}", "StartTime=now"])
+    switch.unlink()
+    wait_until(lambda: hastened(slurm, job), "it starts again")
     code, out, err = launcher.wait(process)
     assert code == 0, out + err
-    assert launcher.states() == {"none/0": "finished"}
+    assert launcher.states() == {"wait/0": "finished"}
 
     code, out, err = launcher("seed=1", "launcher.retries=1", "launcher.setup=['echo no module; exit 7']",
                               "launcher.check=false", *SLURM)  # fmt: skip
