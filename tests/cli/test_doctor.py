@@ -30,6 +30,7 @@ GOOD = {
     "omegaconf": "2.3.1",
     "gymnasium": "1.4.0",
     "mlflow": "3.17.2",
+    "pillow": "13.0.0",
     "rich": "15.0.0",
     "submitit": "1.5.4",
     "dm-control": "1.0.50",
