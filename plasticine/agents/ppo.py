@@ -12,17 +12,15 @@ from torch import Generator, Tensor
 
 from plasticine.agents.following import explained_variance, following
 from plasticine.agents.gae import advantages
-from plasticine.agents.observations import Observations
+from plasticine.agents.on_policy import OnPolicy
 from plasticine.agents.policies import Categorical, DiagonalGaussian
 from plasticine.agents.surrogate import AUX, Coefficients, surrogate
-from plasticine.core.agent import Agent, Phase
-from plasticine.core.env import EnvSpec, StepOut
+from plasticine.core.agent import Phase
+from plasticine.core.env import EnvSpec
 from plasticine.core.noise import Streams
 from plasticine.core.optim import Adam
-from plasticine.core.ranges import check_counts, check_numbers, check_pair
+from plasticine.core.ranges import check_numbers
 from plasticine.core.state import TrainState
-from plasticine.errors import UserError
-from plasticine.memory.rollout import Rollout
 from plasticine.networks.initializers import Initializer
 from plasticine.networks.network import Network
 from plasticine.networks.spec import HeadSpec, LayerSpec, NetSpec
@@ -41,7 +39,7 @@ class Minibatch(NamedTuple):
     values: Tensor
 
 
-class PPO(Agent):
+class PPO(OnPolicy):
     """Clipped-objective PPO with the details of CleanRL's implementation, except where stated.
 
     Deviation: a truncated episode is bootstrapped from its true final observation; set
@@ -49,69 +47,48 @@ class PPO(Agent):
     Values and log-probabilities of the rollout are evaluated in one batch after collecting, not step by step.
 
     Args:
-        num_steps: Steps per environment in one rollout.
-        num_minibatches, epochs: Each epoch splits the rollout into this many minibatches.
-        gamma, gae_lambda: Discount and trace decay.
+        gae_lambda: Trace decay.
         clip: Clip range of the probability ratio.
         clip_value_loss: Clip the value change to the same range.
         entropy_coef, value_coef: Weights of entropy bonus and value loss.
         normalize_advantage: Standardise advantages within each minibatch.
-        lr, anneal_lr: Learning rate; anneal it linearly to 0 over the run.
-        adam_betas, adam_eps: Adam's constants.
-        max_grad_norm: Clip the global gradient norm (None = never).
         shared_encoder: One network with two heads instead of two networks.
         policy_gain, value_gain: Orthogonal gain of the output layers.
         log_std: Initial log standard deviation (continuous actions).
         truncation_is_termination: See above.
+        common: See `OnPolicy`.
     """
+
+    least_rows = 2  # advantages are standardised within a minibatch
 
     def __init__(
         self,
         *,
-        num_steps: int,
-        num_minibatches: int,
-        epochs: int,
-        gamma: float,
         gae_lambda: float,
         clip: float,
         clip_value_loss: bool,
         entropy_coef: float,
         value_coef: float,
         normalize_advantage: bool,
-        lr: float,
-        anneal_lr: bool,
-        adam_betas: Sequence[float],
-        adam_eps: float,
-        max_grad_norm: float | None,
         shared_encoder: bool,
         policy_gain: float,
         value_gain: float,
         log_std: float,
         truncation_is_termination: bool,
+        **common: Any,
     ) -> None:
-        check_counts("agent", num_steps=num_steps, num_minibatches=num_minibatches, epochs=epochs)
-        check_numbers("agent", "[0, 1]", gamma=gamma, gae_lambda=gae_lambda)
-        check_numbers("agent", "(0, inf)", clip=clip, adam_eps=adam_eps)
-        check_numbers("agent", "[0, inf)", lr=lr, entropy_coef=entropy_coef, value_coef=value_coef)
+        super().__init__(**common)
+        check_numbers("agent", "[0, 1]", gae_lambda=gae_lambda)
+        check_numbers("agent", "(0, inf)", clip=clip)
+        check_numbers("agent", "[0, inf)", entropy_coef=entropy_coef, value_coef=value_coef)
         check_numbers("agent", "[0, inf)", policy_gain=policy_gain, value_gain=value_gain)
         check_numbers("agent", "(-inf, inf)", log_std=log_std)
-        if max_grad_norm is not None:
-            check_numbers("agent", "(0, inf)", max_grad_norm=max_grad_norm)
-        self.collect_steps = num_steps
-        self.num_minibatches = num_minibatches
-        self.epochs = epochs
-        self.gamma = gamma
         self.gae_lambda = gae_lambda
         self.clip = clip
         self.clip_value_loss = clip_value_loss
         self.entropy_coef = entropy_coef
         self.value_coef = value_coef
         self.normalize_advantage = normalize_advantage
-        self.lr = lr
-        self.anneal_lr = anneal_lr
-        self.adam_betas = check_pair("agent.adam_betas", adam_betas, "[0, 1)")
-        self.adam_eps = adam_eps
-        self.max_grad_norm = max_grad_norm
         self.shared_encoder = shared_encoder
         self.policy_gain = policy_gain
         self.value_gain = value_gain
@@ -119,16 +96,6 @@ class PPO(Agent):
         self.truncation_is_termination = truncation_is_termination
 
     # -- building --------------------------------------------------------------------------------------------
-    def check_env(self, env: EnvSpec) -> None:
-        """Any action space fits; the rollout must hold at least one row (two, to standardise) per minibatch."""
-        rows = self.collect_steps * env.num_envs
-        if rows < 2 * self.num_minibatches:
-            raise UserError(
-                f"a rollout of {self.collect_steps} steps x {env.num_envs} environments cannot be split into "
-                f"{self.num_minibatches} minibatches of at least 2 rows",
-                "lower agent.num_minibatches or raise agent.num_steps or env.num_envs",
-            )
-
     def networks(self, env: EnvSpec, body: Sequence[LayerSpec]) -> tuple[NetSpec, ...]:
         """``actor`` and ``critic``, or ``shared`` with both heads."""
         zero = Initializer("constant", 0.0)
@@ -151,10 +118,6 @@ class PPO(Agent):
         adam = Adam(betas=self.adam_betas, eps=self.adam_eps)
         return (Phase("update", tuple(dict.fromkeys(self._names())), adam, self.max_grad_norm, AUX),)
 
-    def updates_per_iteration(self, env: EnvSpec) -> int:
-        """Every epoch takes one step per minibatch."""
-        return self.epochs * self.num_minibatches
-
     def bind(
         self,
         env: EnvSpec,
@@ -163,17 +126,13 @@ class PPO(Agent):
         streams: Streams,
         device: torch.device,
     ) -> None:
-        """Allocate the rollout."""
+        """See `OnPolicy.bind`."""
+        super().bind(env, networks, state, streams, device)
         actor, critic = self._names()
         self._actor, self._critic = networks[actor], networks[critic]
         self._discrete = env.action.kind == "discrete"
         self._log_std = None if self._discrete else self._actor.params["log_std"]
-        self._streams, self._device, self._env = streams, device, env
-        self._rollout = Rollout(env, self.collect_steps)
-        self._input = Observations(env, device)
         self._coefficients = Coefficients(self.clip, self.clip_value_loss, self.value_coef, self.entropy_coef)
-        self._explained_variance = float("nan")
-        self._data: Minibatch | None = None
 
     # -- collecting ------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -208,23 +167,13 @@ class PPO(Agent):
             out = out + (noise if self._log_std is None else noise * self._log_std.exp().cpu())
         return (out.argmax(-1) if self._discrete else out).numpy()
 
-    def record(
-        self,
-        out: StepOut,
-        reward: NDArray[Any],
-        final_obs: NDArray[Any] | None,
-        valid: NDArray[np.bool_] | None,
-    ) -> None:
-        """Store the transition."""
-        self._rollout.record(reward, out.terminated, out.truncated, final_obs, valid)
-
     # -- learning --------------------------------------------------------------------------------------------
     @torch.no_grad()
     def prepare(self, next_obs: NDArray[Any]) -> None:
         """Evaluate the rollout under the policy that collected it; compute advantages and returns."""
         r = self._rollout
         steps, n = r.rewards.shape
-        obs, actions = self._input.moved(r.obs.flatten(0, 1)), r.actions.flatten(0, 1).to(self._device)
+        obs, actions = self._rows()
         values, log_probs = self._evaluate(obs, actions)
         values = values.view(steps, n)
         after = following(
@@ -237,10 +186,9 @@ class PPO(Agent):
         rewards = r.rewards.to(self._device)
         adv = advantages(rewards, values, *after, self.gamma, self.gae_lambda)
         returns = adv + values
-        # Images stay bytes until their minibatch is learnt from.
         data = Minibatch(obs, actions, log_probs, adv.flatten(), returns.flatten(), values.flatten())
-        if not bool(r.valid.all()):
-            keep = r.valid.flatten().nonzero().squeeze(1).to(self._device)
+        keep = self._learnable()
+        if keep is not None:
             data = Minibatch(*(x.index_select(0, keep) for x in data))
         self._data = data
         self._explained_variance = explained_variance(data.values, data.returns)
@@ -266,8 +214,7 @@ class PPO(Agent):
 
     def batches(self, progress: float) -> Iterator[tuple[str, float, Minibatch]]:
         """Every epoch: a new permutation of the rollout, cut into minibatches."""
-        assert self._data is not None
-        lr = self.lr * (1.0 - progress) if self.anneal_lr else self.lr
+        lr = self._rate(progress)
         rows = self._data.obs.shape[0]
         sizes = [len(part) for part in np.array_split(np.empty(rows), min(self.num_minibatches, rows))]
         for _ in range(self.epochs):
@@ -288,11 +235,7 @@ class PPO(Agent):
     # -- looking ---------------------------------------------------------------------------------------------
     def probe_inputs(self, count: int, generator: Generator) -> Mapping[str, Tensor]:
         """Random rows of the latest rollout, the same for every network."""
-        assert self._data is not None
-        rows = self._data.obs.shape[0]
-        pick = torch.randperm(rows, generator=generator)[: min(count, rows)].to(self._device)
-        obs = self._input(self._data.obs.index_select(0, pick))
-        return dict.fromkeys(self._names(), obs)
+        return dict.fromkeys(self._names(), self._probe(count, generator))
 
     def difference(self, net: str, head: str, before: Tensor, now: Tensor) -> Tensor:
         """The divergence of discrete policies; the mean squared difference of means and values."""

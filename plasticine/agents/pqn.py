@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from plasticine.agents.exploration import LinearEpsilon, epsilon_greedy
 from plasticine.agents.following import explained_variance, following
-from plasticine.agents.observations import Observations
+from plasticine.agents.on_policy import OnPolicy
 from plasticine.agents.q_lambda import lambda_returns
-from plasticine.core.agent import Agent, Phase
-from plasticine.core.env import EnvSpec, StepOut
+from plasticine.core.agent import Phase
+from plasticine.core.env import EnvSpec
 from plasticine.core.noise import Streams
 from plasticine.core.optim import RAdam
-from plasticine.core.ranges import check_counts, check_numbers, check_pair
+from plasticine.core.ranges import check_numbers
 from plasticine.core.state import TrainState
 from plasticine.errors import UserError
-from plasticine.memory.rollout import Rollout
 from plasticine.networks.initializers import Initializer
 from plasticine.networks.network import Network
 from plasticine.networks.spec import HeadSpec, LayerSpec, NetSpec
@@ -37,7 +35,7 @@ class QMinibatch(NamedTuple):
     targets: Tensor
 
 
-class PQN(Agent):
+class PQN(OnPolicy):
     """Q-learning from short rollouts of several environments, for discrete actions.
 
     A rollout is collected epsilon-greedily. Its targets are lambda-returns of the action values under the weights
@@ -48,54 +46,30 @@ class PQN(Agent):
     latest optimizer step: the first rollout uses `epsilon_start`, as does the second.
 
     Args:
-        num_steps: Steps per environment in one rollout.
-        num_minibatches, epochs: Each epoch splits the rollout into this many minibatches.
-        gamma, q_lambda: Discount and trace decay.
-        lr, anneal_lr: Learning rate of RAdam; anneal it linearly to 0 over the run.
-        adam_betas, adam_eps: RAdam's constants.
-        max_grad_norm: Clip the global gradient norm (None = never).
+        q_lambda: Trace decay.
         epsilon_start, epsilon_end, epsilon_fraction: Random actions are taken with a probability that falls
             linearly over this part of the run.
         layer_norm: Normalise every hidden layer that the ``network`` group has left without a normalisation.
         head_init, head_gain: Weight initialiser of the output layer.
+        common: See `OnPolicy`; the optimizer is RAdam.
     """
 
     def __init__(
         self,
         *,
-        num_steps: int,
-        num_minibatches: int,
-        epochs: int,
-        gamma: float,
         q_lambda: float,
-        lr: float,
-        anneal_lr: bool,
-        adam_betas: Sequence[float],
-        adam_eps: float,
-        max_grad_norm: float | None,
         epsilon_start: float,
         epsilon_end: float,
         epsilon_fraction: float,
         layer_norm: bool,
         head_init: str,
         head_gain: float,
+        **common: Any,
     ) -> None:
-        check_counts("agent", num_steps=num_steps, num_minibatches=num_minibatches, epochs=epochs)
-        check_numbers("agent", "[0, 1]", gamma=gamma, q_lambda=q_lambda)
-        check_numbers("agent", "(0, inf)", adam_eps=adam_eps)
-        check_numbers("agent", "[0, inf)", lr=lr, head_gain=head_gain)
-        if max_grad_norm is not None:
-            check_numbers("agent", "(0, inf)", max_grad_norm=max_grad_norm)
-        self.collect_steps = num_steps
-        self.num_minibatches = num_minibatches
-        self.epochs = epochs
-        self.gamma = gamma
+        super().__init__(**common)
+        check_numbers("agent", "[0, 1]", q_lambda=q_lambda)
+        check_numbers("agent", "[0, inf)", head_gain=head_gain)
         self.q_lambda = q_lambda
-        self.lr = lr
-        self.anneal_lr = anneal_lr
-        self.adam_betas = check_pair("agent.adam_betas", adam_betas, "[0, 1)")
-        self.adam_eps = adam_eps
-        self.max_grad_norm = max_grad_norm
         self.epsilon = LinearEpsilon(start=epsilon_start, end=epsilon_end, fraction=epsilon_fraction)
         self.layer_norm = layer_norm
         self.head = (Initializer(head_init, head_gain), Initializer("constant", 0.0))
@@ -108,12 +82,7 @@ class PQN(Agent):
                 f"pqn chooses among discrete actions, but {env.name} has {env.action.n} continuous components",
                 "choose an agent for continuous actions, or an environment with discrete ones",
             )
-        if self.collect_steps * env.num_envs < self.num_minibatches:
-            raise UserError(
-                f"a rollout of {self.collect_steps} steps x {env.num_envs} environments cannot be split into "
-                f"{self.num_minibatches} minibatches",
-                "lower agent.num_minibatches or raise agent.num_steps or env.num_envs",
-            )
+        super().check_env(env)
 
     def networks(self, env: EnvSpec, body: Sequence[LayerSpec]) -> tuple[NetSpec, ...]:
         """``q``, with one output per action."""
@@ -128,10 +97,6 @@ class PQN(Agent):
         radam = RAdam(betas=self.adam_betas, eps=self.adam_eps)
         return (Phase("update", ("q",), radam, self.max_grad_norm, ("td_loss", "q_value")),)
 
-    def updates_per_iteration(self, env: EnvSpec) -> int:
-        """Every epoch takes one step per minibatch."""
-        return self.epochs * self.num_minibatches
-
     def bind(
         self,
         env: EnvSpec,
@@ -140,15 +105,11 @@ class PQN(Agent):
         streams: Streams,
         device: torch.device,
     ) -> None:
-        """Allocate the rollout."""
+        """See `OnPolicy.bind`."""
+        super().bind(env, networks, state, streams, device)
         self._q = networks["q"]
-        self._streams, self._device, self._env = streams, device, env
-        self._rollout = Rollout(env, self.collect_steps)
-        self._input = Observations(env, device)
         self._values = torch.zeros(self.collect_steps, env.num_envs, device=device)
         self._progress = 0.0
-        self._data: QMinibatch | None = None
-        self._explained_variance = float("nan")
 
     # -- collecting ------------------------------------------------------------------------------------------
     def begin_collect(self) -> None:
@@ -178,16 +139,6 @@ class PQN(Agent):
         best = self._q(self._input(torch.from_numpy(obs)))["q"].argmax(dim=-1)
         return epsilon_greedy(best, self._env.action.n, 0.0 if greedy else self.epsilon.end, generator)
 
-    def record(
-        self,
-        out: StepOut,
-        reward: NDArray[Any],
-        final_obs: NDArray[Any] | None,
-        valid: NDArray[np.bool_] | None,
-    ) -> None:
-        """Store the transition."""
-        self._rollout.record(reward, out.terminated, out.truncated, final_obs, valid)
-
     # -- learning --------------------------------------------------------------------------------------------
     @torch.no_grad()
     def prepare(self, next_obs: NDArray[Any]) -> None:
@@ -196,11 +147,10 @@ class PQN(Agent):
         last = self._best(torch.from_numpy(next_obs))
         after = following(r, values, last, self._best, truncation_is_termination=False)
         targets = lambda_returns(r.rewards.to(self._device), values, *after, self.gamma, self.q_lambda)
-        # Images stay bytes until their minibatch is learnt from.
-        obs, actions = self._input.moved(r.obs.flatten(0, 1)), r.actions.flatten(0, 1).to(self._device)
+        obs, actions = self._rows()
         data, old = QMinibatch(obs, actions, targets.flatten()), values.flatten()
-        if not bool(r.valid.all()):
-            keep = r.valid.flatten().nonzero().squeeze(1).to(self._device)
+        keep = self._learnable()
+        if keep is not None:
             data, old = QMinibatch(*(x.index_select(0, keep) for x in data)), old.index_select(0, keep)
         self._data = data
         self._explained_variance = explained_variance(old, data.targets)
@@ -210,9 +160,8 @@ class PQN(Agent):
 
     def batches(self, progress: float) -> Iterator[tuple[str, float, QMinibatch]]:
         """Every epoch: a new permutation of the rollout, cut into minibatches."""
-        assert self._data is not None
         self._progress = progress
-        lr = self.lr * (1.0 - progress) if self.anneal_lr else self.lr
+        lr = self._rate(progress)
         data = self._data
         count = min(self.num_minibatches, data.targets.shape[0])
         for _ in range(self.epochs):
@@ -230,10 +179,7 @@ class PQN(Agent):
     # -- looking ---------------------------------------------------------------------------------------------
     def probe_inputs(self, count: int, generator: Generator) -> Mapping[str, Tensor]:
         """Random rows of the latest rollout."""
-        assert self._data is not None
-        rows = self._data.obs.shape[0]
-        pick = torch.randperm(rows, generator=generator)[: min(count, rows)].to(self._device)
-        return {"q": self._input(self._data.obs.index_select(0, pick))}
+        return {"q": self._probe(count, generator)}
 
     def statistics(self) -> dict[str, float]:
         """Probability of a random action; explained variance of the targets by the largest action values."""
