@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -132,13 +133,13 @@ class OffPolicy(Agent):
         self._t = 0
         self._draw_noise((self.collect_steps, self._env.num_envs), self._streams["act"])
 
+    @abstractmethod
     def _draw_noise(self, shape: tuple[int, int], generator: Generator) -> None:
         """Draw what `_choose` needs for [steps, num_envs]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _choose(self, obs: Tensor, t: int) -> NDArray[Any]:
         """Actions for network inputs [num_envs, *obs_shape] in step `t` of the round."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def act(self, obs: NDArray[Any]) -> NDArray[Any]:
