@@ -32,13 +32,6 @@ def wait_until(condition, what: str, timeout: float = 60) -> None:
         time.sleep(0.1)
 
 
-def hastened(slurm, job: str) -> bool:
-    """Let a requeued job start at once; SLURM makes it wait, and says so only once it has wholly ended."""
-    slurm.client(["scontrol", "update", f"JobId={job}", "StartTime=now"])
-    time.sleep(0.5)
-    return "JobState=PENDING" not in slurm.client(["scontrol", "show", "job", job])
-
-
 def submission(launcher) -> dict:
     (plan,) = launcher.folder.glob("runs/.launches/*/plan.json")
     return json.loads(plan.read_text())
@@ -132,8 +125,8 @@ def test_told_to_leave_a_job_saves_queues_again_and_goes_on(slurm, launcher):
     code, out, err = launcher.wait(process)
     assert code == 130, out + err
     first = json.loads((run / "mlflow.json").read_text())["run_id"]
-    wait_until(lambda: "JobState=PENDING" in slurm.client(["scontrol", "show", "job", job]), "it waits again")
-    wait_until(lambda: hastened(slurm, job), "it starts again")
+    # It may not be hastened: SLURM waits until the credential of the last start has expired, and a start in the
+    # same second as its revocation kills the job.
     launcher.wait_for("finished")  # while nobody is attached
     assert status(run)["slurm_job"] == job
     assert "Restarts=1 " in slurm.client(["scontrol", "-o", "show", "job", job])

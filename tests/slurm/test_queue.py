@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.launch.conftest import status
 from tests.slurm.conftest import MAX_ARRAY_SIZE
-from tests.slurm.test_launch import SLURM, hastened, queued, slurm_states, wait_until
+from tests.slurm.test_launch import SLURM, queued, slurm_states, wait_until
 
 HELD = ["+launcher.sbatch.hold=true", "launcher.detach=true"]
 
@@ -151,7 +151,6 @@ def test_a_job_that_dies_whole_is_queued_again_and_one_that_never_runs_is_told(s
     os.kill(parent, signal.SIGKILL)
     wait_until(lambda: "Restarts=1 " in slurm.client(["scontrol", "-o", "show", "job", job]), "a restart", 20)
     switch.unlink()
-    wait_until(lambda: hastened(slurm, job), "it starts again")
     code, out, err = launcher.wait(process)
     assert code == 0, out + err
     assert launcher.states() == {"wait/0": "finished"}
