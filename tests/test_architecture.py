@@ -203,6 +203,7 @@ def test_public_surface_is_frozen():
         "edit_network",
         "edit_optimizer",
         "firings",
+        "gradient_term",
         "init",
         "intervene",
         "loss_term",

@@ -1,7 +1,7 @@
 """A method is a change to how a network is built or trained that is meant to keep it able to learn.
 
 A method overrides the hooks it needs; what it does not override does not exist at run time. Three hooks act while
-the learner is built, five are assembled into the update, one is called between iterations when its ``when:``
+the learner is built, six are assembled into the update, one is called between iterations when its ``when:``
 rules say so. A method is handed only the tensors in its ``scope:``.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from plasticine.networks.network import Network, Site
     from plasticine.networks.spec import NetSpec
 
-__all__ = ["GradFn", "Gradients", "Method", "Operation", "overrides"]
+__all__ = ["AddGradient", "GradFn", "Gradients", "Method", "Operation", "overrides"]
 
 
 class Gradients(NamedTuple):
@@ -46,6 +46,8 @@ class Gradients(NamedTuple):
 
 #: Evaluates loss and gradient of one minibatch at the present parameters.
 GradFn = Callable[[Any], Gradients]
+#: Adds something to gradients, given by full name.
+AddGradient = Callable[[Mapping[str, Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,14 @@ class Method:
     # -- inside the update: pure tensor code, no host synchronisation ---------------------------------------
     def loss_term(self, params: Params, slot: Slot) -> Tensor:
         """A 0-d differentiable term added to the loss."""
+        raise NotImplementedError
+
+    def gradient_term(self, params: Params, slot: Slot) -> AddGradient | None:
+        """Return what adds the gradient of a term of the loss, in place; None: there is nothing to add.
+
+        For terms of the parameters whose gradient is known in closed form: a fraction of the cost of `loss_term`. It
+        is part of the gradient from the start, before any method wraps it, and of the norm that is logged.
+        """
         raise NotImplementedError
 
     def wrap_loss(self, loss_fn: LossFn, view: View, params: Params, slot: Slot) -> LossFn:

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from plasticine.core.agent import Agent, Phase
-from plasticine.core.method import GradFn, Gradients, Method, overrides
+from plasticine.core.method import AddGradient, GradFn, Gradients, Method, overrides
 from plasticine.core.noise import Streams
 from plasticine.core.optim import Optimizer
 from plasticine.core.scalars import ScalarBuffer
@@ -54,7 +54,7 @@ def assemble(
 ) -> Update:
     """Build the update of one phase.
 
-    Order of one step: loss and penalty terms -> gradient (both wrapped by methods in list order, the first innermost)
+    Order of one step: loss and its terms -> gradient (both wrapped by methods in list order, the first innermost)
     -> clip -> optimizer -> observers and per-step parameter hooks in list order -> the agent's slow copies.
 
     Args:
@@ -71,7 +71,7 @@ def assemble(
         if inside and overrides(m, "wrap_loss"):
             view = View(agent, {net: networks[net] for net in phase.nets}, streams[f"method/{m.name}"])
             loss_fn = m.wrap_loss(loss_fn, view, inside, state.slots[m.name])
-    grad_fn: GradFn = _gradients(loss_fn, params, watch)
+    grad_fn: GradFn = _gradients(loss_fn, params, watch, _gradient_terms(params, methods, state))
     wrapped = False
     for m in methods:
         inside = m.select(params)
@@ -135,13 +135,34 @@ def _watch(
     return Watch(looked_at, unit_gradients=bool(greedy))
 
 
-def _gradients(loss_fn: LossFn, params: Params, watch: Watch | None) -> GradFn:
+def _gradient_terms(params: Params, methods: Sequence[Method], state: TrainState) -> list[AddGradient]:
+    terms = []
+    for m in methods:
+        inside = m.select(params)
+        if inside and overrides(m, "gradient_term"):
+            terms.append(m.gradient_term(inside, state.slots[m.name]))
+    return [term for term in terms if term is not None]
+
+
+def _gradients(loss_fn: LossFn, params: Params, watch: Watch | None, terms: Sequence[AddGradient]) -> GradFn:
     tensors, names = list(params.values()), tuple(params)
+
+    def collected(grads: Sequence[Tensor], aux: Sequence[Tensor]) -> Gradients:
+        by_name = dict(zip(names, grads, strict=True))
+        return Gradients(by_name, global_norm(grads), aux)
+
+    def with_terms(grads: Sequence[Tensor], aux: Sequence[Tensor]) -> Gradients:
+        by_name = dict(zip(names, _separate(grads), strict=True))
+        with torch.no_grad():
+            for add in terms:
+                add(by_name)
+        return Gradients(by_name, global_norm(tuple(by_name.values())), aux)
+
+    result = with_terms if terms else collected
 
     def gradients(batch: Any) -> Gradients:
         loss, aux = loss_fn(batch)
-        grads = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True)
-        return Gradients(dict(zip(names, grads, strict=True)), global_norm(grads), aux)
+        return result(torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True), aux)
 
     if watch is None:
         return gradients
@@ -150,9 +171,8 @@ def _gradients(loss_fn: LossFn, params: Params, watch: Watch | None) -> GradFn:
         loss, aux = loss_fn(batch)
         wanted = [*tensors, *watch.units()]
         both = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
-        grads = both[: len(tensors)]
         watch.keep(both[len(tensors) :])
-        return Gradients(dict(zip(names, grads, strict=True)), global_norm(grads), aux)
+        return result(both[: len(tensors)], aux)
 
     return watched
 

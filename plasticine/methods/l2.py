@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from plasticine.core.method import Method
+from plasticine.core.method import AddGradient, Method
 from plasticine.core.optim import Optimizer
 from plasticine.core.state import OptState, Params, Slot
 from plasticine.errors import UserError
-from plasticine.methods.regenerative import distance_penalty
+from plasticine.methods.regenerative import pull_
 
 __all__ = ["L2", "Decaying", "WeightDecay", "decayed_kind"]
 
@@ -50,12 +50,17 @@ class L2(Method):
         self.coef = _checked(self, coef)
         self.tensors = tensors
 
-    def loss_term(self, params: Params, slot: Slot) -> Tensor:
-        """The penalty (0 if a phase has no tensor of the chosen kinds)."""
-        chosen = [p for name, p in params.items() if decayed_kind(name, self.tensors)]
-        if not chosen:
-            return next(iter(params.values())).new_zeros(())
-        return distance_penalty(chosen, (), self.coef, squared=True)
+    def gradient_term(self, params: Params, slot: Slot) -> AddGradient | None:
+        """``coef * params`` for the chosen kinds of tensors."""
+        names = [name for name in params if decayed_kind(name, self.tensors)]
+        if not names:
+            return None
+        chosen = [params[name] for name in names]
+
+        def add(grads: Mapping[str, Tensor]) -> None:
+            pull_([grads[name] for name in names], chosen, [], self.coef, squared=True)
+
+        return add
 
 
 class Decaying(Optimizer):

@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from plasticine.core.method import Method
+from plasticine.core.method import AddGradient, Method
 from plasticine.core.state import Params, Slot
 from plasticine.errors import UserError
 from plasticine.networks.anatomy import Anatomy
 
-__all__ = ["Regenerative", "distance_penalty"]
+__all__ = ["Regenerative", "pull_"]
 
 
-class _Distance(torch.autograd.Function):
-    """Distance with its gradient in closed form: half the cost of leaving every tensor to autograd."""
+def pull_(
+    grads: list[Tensor], params: list[Tensor], aims: list[Tensor], coef: float, *, squared: bool
+) -> None:
+    """Add the gradient of ``coef / 2 * |params - aims|^2``, or of ``coef * |params - aims|`` if not `squared`.
 
-    @staticmethod
-    def forward(ctx: Any, coef: float, squared: bool, count: int, *tensors: Tensor) -> Tensor:
-        differences = tensors[:count]
-        if len(tensors) > count:
-            differences = torch._foreach_sub(differences, tensors[count:])
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(differences)))
-        ctx.save_for_backward(norm, *differences)
-        ctx.coef, ctx.squared, ctx.constants = coef, squared, len(tensors) - count
-        return 0.5 * coef * norm.square() if squared else coef * norm
+    With empty `aims` the distance is that from zero. The norm runs over all entries of all tensors. The gradient of
+    the squared form is ``coef * (params - aims)``. That of the other one has length `coef` wherever the parameters
+    are, and is taken as 0 at the aims, where it is not defined.
 
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        norm, *differences = ctx.saved_tensors
-        factor = upstream[0] * ctx.coef
-        if not ctx.squared:
-            factor = torch.where(norm > 0, factor / norm, torch.zeros_like(norm))
-        return (None, None, None, *torch._foreach_mul(differences, factor), *([None] * ctx.constants))
-
-
-def distance_penalty(
-    params: Sequence[Tensor], start: Sequence[Tensor], coef: float, *, squared: bool
-) -> Tensor:
-    """``coef / 2 * |params - start|^2``, or ``coef * |params - start|`` if not `squared`; 0-d.
-
-    With an empty `start` it is the distance from zero.
-    The norm runs over all entries of all tensors. The gradient of the squared form is
-    ``coef * (params - start)``. That of the other one has length `coef` wherever the parameters are, and is taken
-    as 0 at the start, where it is not defined. Differentiable once, with respect to `params`.
+    Args:
+        grads: Changed in place; one for each of `params`.
     """
-    value: Tensor = _Distance.apply(coef, squared, len(params), *params, *start)
-    return value
+    if squared:
+        torch._foreach_add_(grads, params, alpha=coef)
+        if aims:
+            torch._foreach_sub_(grads, aims, alpha=coef)
+        return
+    differences = torch._foreach_sub(params, aims) if aims else params
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(differences)))
+    factor = torch.where(norm > 0, coef / norm, torch.zeros_like(norm))
+    torch._foreach_add_(grads, torch._foreach_mul(differences, factor))
 
 
 class Regenerative(Method):
@@ -81,10 +68,14 @@ class Regenerative(Method):
             f"start/{name}": params[name].detach().clone() for name in anatomy.names(kinds=("weight", "bias"))
         }
 
-    def loss_term(self, params: Params, slot: Slot) -> Tensor:
-        """The penalty over those of the parameters that were remembered (0 if there are none)."""
+    def gradient_term(self, params: Params, slot: Slot) -> AddGradient | None:
+        """The pull on those of the parameters that were remembered."""
         names = [k for k in params if f"start/{k}" in slot]
         if not names:
-            return next(iter(params.values())).new_zeros(())
-        start = [slot[f"start/{k}"] for k in names]
-        return distance_penalty([params[k] for k in names], start, self.coef, squared=self.squared)
+            return None
+        chosen, start = [params[k] for k in names], [slot[f"start/{k}"] for k in names]
+
+        def add(grads: Mapping[str, Tensor]) -> None:
+            pull_([grads[k] for k in names], chosen, start, self.coef, squared=self.squared)
+
+        return add

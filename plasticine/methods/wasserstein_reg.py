@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from plasticine.core.method import Method
+from plasticine.core.method import AddGradient, Method
 from plasticine.core.ranges import check_count, check_numbers
 from plasticine.core.state import Params, Slot
-from plasticine.methods.regenerative import distance_penalty
+from plasticine.methods.regenerative import pull_
 from plasticine.networks.anatomy import Anatomy
 
 __all__ = ["WassersteinReg", "assign_"]
@@ -82,13 +82,17 @@ class WassersteinReg(Method):
         self._scratch = (values, torch.empty_like(values, dtype=torch.int64))
         return slot
 
-    def loss_term(self, params: Params, slot: Slot) -> Tensor:
-        """The penalty over those of the parameters that have aims (0 if there are none)."""
+    def gradient_term(self, params: Params, slot: Slot) -> AddGradient | None:
+        """The pull on those of the parameters that have aims."""
         names = [name for name in params if name in self._index]
         if not names:
-            return next(iter(params.values())).new_zeros(())
-        aims = [slot[f"aim/{name}"] for name in names]
-        return distance_penalty([params[name] for name in names], aims, self.coef, squared=True)
+            return None
+        chosen, aims = [params[name] for name in names], [slot[f"aim/{name}"] for name in names]
+
+        def add(grads: Mapping[str, Tensor]) -> None:
+            pull_([grads[name] for name in names], chosen, aims, self.coef, squared=True)
+
+        return add
 
     def after_step(self, params: Params, slot: Slot, generator: Generator) -> None:
         """Pair anew when it is due."""

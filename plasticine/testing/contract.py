@@ -29,6 +29,7 @@ _HOOKS = (
     "edit_network",
     "edit_optimizer",
     "loss_term",
+    "gradient_term",
     "wrap_loss",
     "wrap_grad",
     "after_step",

@@ -34,25 +34,33 @@ def test_penalty_in_closed_form(tensors):
     p = lab.parts(nodes, actions="continuous", network={"norm": "layer_norm", "bias_init": "uniform_fan_in"})
     m, state = lab.method(p, "l2"), p.learner.state
     inside = m.select(state.params)
-    value = m.loss_term(inside, state.slots["l2"])
-    grads = dict(
-        zip(inside, torch.autograd.grad(value, list(inside.values()), allow_unused=True), strict=True)
-    )
     exact = {k: v.detach().double().numpy() for k, v in inside.items()}
+    grads = {k: torch.full_like(v, 0.5) for k, v in inside.items()}
+    with torch.no_grad():
+        m.gradient_term(inside, state.slots["l2"])(grads)
     chosen = covered(inside, tensors)
-    expected = 0.15 * sum((exact[k] ** 2).sum() for k in chosen)
-    assert float(value.detach()) == pytest.approx(expected, rel=1e-5)
     for name, g in grads.items():
-        if name in chosen:
-            np.testing.assert_allclose(g.numpy(), 0.3 * exact[name], rtol=1e-5, atol=1e-9)
-        else:
-            assert g is None, name
+        pull = 0.3 * exact[name] if name in chosen else 0.0 * exact[name]
+        np.testing.assert_allclose(g.numpy(), 0.5 + pull, rtol=1e-5, atol=1e-7)
 
 
-def test_penalty_of_a_phase_without_such_tensors_is_zero():
+def test_gradient_is_that_of_the_penalty():
+    """Numerically, in float64: d/dp of coef / 2 * |p|^2."""
+    p = lab.parts(lab.nodes("l2", coef=0.3, tensors="all"))
+    params = {k: v.detach().double().requires_grad_(True) for k, v in p.learner.state.params.items()}
+    penalty = 0.15 * sum(v.square().sum() for v in params.values())
+    expected = torch.autograd.grad(penalty, list(params.values()))
+    grads = {k: torch.zeros_like(v) for k, v in params.items()}
+    with torch.no_grad():
+        lab.method(p, "l2").gradient_term(params, {})(grads)
+    for g, e in zip(grads.values(), expected, strict=True):
+        torch.testing.assert_close(g, e)
+
+
+def test_a_phase_without_such_tensors_has_no_term():
     p = lab.parts(lab.nodes("l2"), actions="continuous")
     alone = {LOG_STD: p.learner.state.params[LOG_STD]}
-    assert float(lab.method(p, "l2").loss_term(alone, {})) == 0.0
+    assert lab.method(p, "l2").gradient_term(alone, {}) is None
 
 
 def two_tensors():
