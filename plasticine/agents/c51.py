@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from plasticine.agents.exploration import epsilon_greedy
 from plasticine.agents.off_policy import OffPolicy
 from plasticine.agents.policies import Categorical
-from plasticine.core.agent import Phase
+from plasticine.core.agent import Decisions, Phase
 from plasticine.core.env import EnvSpec
 from plasticine.core.noise import Streams
 from plasticine.core.optim import Adam
@@ -216,9 +216,22 @@ class C51(OffPolicy):
         """Random stored observations."""
         return {"q": self._probe(count, generator).obs}
 
+    @torch.no_grad()
+    def values(self, obs: NDArray[Any], actions: NDArray[Any]) -> Mapping[str, Tensor]:
+        """The means of the distributions of the actions."""
+        means = torch.softmax(self._logits(self._input(torch.from_numpy(obs)), None), -1) @ self._support
+        return {"q": means.gather(1, torch.from_numpy(actions).to(self._device)[:, None]).squeeze(1)}
+
     def difference(self, net: str, head: str, before: Tensor, now: Tensor) -> Tensor:
         """The mean divergence of the distributions of all actions."""
         return Categorical.divergence(*(x.view(len(x), -1, self.atoms) for x in (before, now)))
+
+    def decisions(
+        self, net: str, outputs: Mapping[str, Tensor], params: Mapping[str, Tensor]
+    ) -> Decisions | None:
+        """The action with the largest mean."""
+        logits = outputs["atoms"]
+        return Decisions(self._greedy(logits.view(len(logits), -1, self.atoms)))
 
     def statistics(self) -> dict[str, float]:
         """Probability of a random action."""

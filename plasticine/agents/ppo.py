@@ -15,7 +15,7 @@ from plasticine.agents.gae import advantages
 from plasticine.agents.on_policy import OnPolicy
 from plasticine.agents.policies import Categorical, DiagonalGaussian
 from plasticine.agents.surrogate import AUX, Coefficients, surrogate
-from plasticine.core.agent import Phase
+from plasticine.core.agent import Decisions, Phase
 from plasticine.core.env import EnvSpec
 from plasticine.core.noise import Streams
 from plasticine.core.optim import Adam
@@ -59,6 +59,7 @@ class PPO(OnPolicy):
         common: See `OnPolicy`.
     """
 
+    values_of = "sample"
     least_rows = 2  # advantages are standardised within a minibatch
 
     def __init__(
@@ -131,8 +132,11 @@ class PPO(OnPolicy):
         actor, critic = self._names()
         self._actor, self._critic = networks[actor], networks[critic]
         self._discrete = env.action.kind == "discrete"
-        self._log_std = None if self._discrete else self._actor.params["log_std"]
         self._coefficients = Coefficients(self.clip, self.clip_value_loss, self.value_coef, self.entropy_coef)
+
+    @property
+    def _log_std(self) -> Tensor | None:
+        return None if self._discrete else self._actor.params["log_std"]
 
     # -- collecting ------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -237,11 +241,26 @@ class PPO(OnPolicy):
         """Random rows of the latest rollout, the same for every network."""
         return dict.fromkeys(self._names(), self._probe(count, generator))
 
+    @torch.no_grad()
+    def values(self, obs: NDArray[Any], actions: NDArray[Any]) -> Mapping[str, Tensor]:
+        """The value of the observation, whatever is done."""
+        return {self._names()[1]: self._value(torch.from_numpy(obs))}
+
     def difference(self, net: str, head: str, before: Tensor, now: Tensor) -> Tensor:
         """The divergence of discrete policies; the mean squared difference of means and values."""
         if head == "policy" and self._discrete:
             return Categorical.divergence(before, now)
         return super().difference(net, head, before, now)
+
+    def decisions(
+        self, net: str, outputs: Mapping[str, Tensor], params: Mapping[str, Tensor]
+    ) -> Decisions | None:
+        """The most probable action, or the mean action in standard deviations."""
+        if net != self._names()[0]:
+            return None
+        if self._discrete:
+            return Decisions(outputs["policy"].argmax(-1))
+        return Decisions(outputs["policy"], params["log_std"].exp())
 
     def statistics(self) -> dict[str, float]:
         """Explained variance of the returns by the values (1 = perfect, NaN if returns are constant)."""

@@ -13,7 +13,7 @@ from plasticine.agents.exploration import LinearEpsilon, epsilon_greedy
 from plasticine.agents.following import explained_variance, following
 from plasticine.agents.on_policy import OnPolicy
 from plasticine.agents.q_lambda import lambda_returns
-from plasticine.core.agent import Phase
+from plasticine.core.agent import Decisions, Phase
 from plasticine.core.env import EnvSpec
 from plasticine.core.noise import Streams
 from plasticine.core.optim import RAdam
@@ -180,6 +180,18 @@ class PQN(OnPolicy):
     def probe_inputs(self, count: int, generator: Generator) -> Mapping[str, Tensor]:
         """Random rows of the latest rollout."""
         return {"q": self._probe(count, generator)}
+
+    @torch.no_grad()
+    def values(self, obs: NDArray[Any], actions: NDArray[Any]) -> Mapping[str, Tensor]:
+        """The values of the actions."""
+        picked = torch.from_numpy(actions).to(self._device)[:, None]
+        return {"q": self._q(self._input(torch.from_numpy(obs)))["q"].gather(-1, picked).squeeze(-1)}
+
+    def decisions(
+        self, net: str, outputs: Mapping[str, Tensor], params: Mapping[str, Tensor]
+    ) -> Decisions | None:
+        """The action of largest value."""
+        return Decisions(outputs["q"].argmax(-1))
 
     def statistics(self) -> dict[str, float]:
         """Probability of a random action; explained variance of the targets by the largest action values."""

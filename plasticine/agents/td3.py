@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from plasticine.agents.off_policy import OffPolicy
-from plasticine.core.agent import Phase
+from plasticine.core.agent import Decisions, Phase
 from plasticine.core.env import EnvSpec
 from plasticine.core.noise import Streams
 from plasticine.core.optim import Adam
@@ -218,11 +218,23 @@ class TD3(OffPolicy):
         b = self._probe(count, generator)
         return {"actor": b.obs, **dict.fromkeys(_CRITICS, torch.cat((b.obs, b.actions), 1))}
 
+    @torch.no_grad()
+    def values(self, obs: NDArray[Any], actions: NDArray[Any]) -> Mapping[str, Tensor]:
+        """The value of observation and action according to each critic."""
+        pairs = torch.cat([self._input(torch.from_numpy(x)) for x in (obs, actions)], 1)
+        return {n.name: n(pairs)["value"].squeeze(1) for n in self._critics}
+
     def difference(self, net: str, head: str, before: Tensor, now: Tensor) -> Tensor:
         """The mean squared difference of actions in half widths of their bounds, and of values."""
         if head == "policy":
             before, now = torch.tanh(before), torch.tanh(now)
         return super().difference(net, head, before, now)
+
+    def decisions(
+        self, net: str, outputs: Mapping[str, Tensor], params: Mapping[str, Tensor]
+    ) -> Decisions | None:
+        """The policy's action in widths of its bounds."""
+        return Decisions(self._policy(outputs["policy"]), 2 * self._half) if net == "actor" else None
 
     def state(self) -> dict[str, Any]:
         """Critic steps taken."""

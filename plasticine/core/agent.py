@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from plasticine.networks.network import Network
     from plasticine.networks.spec import LayerSpec, NetSpec
 
-__all__ = ["Agent", "Phase"]
+__all__ = ["Agent", "Decisions", "Phase"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,20 @@ class Phase:
     aux: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Decisions:
+    """What a policy would do without exploring.
+
+    Attributes:
+        actions: Of discrete actions the index [n] (integers); else the components [n, k].
+        scale: In what a change of the components is expressed [k]: the policy's standard deviation, or for a policy
+            without one the width of the action range. None for discrete actions.
+    """
+
+    actions: Tensor
+    scale: Tensor | None = None
+
+
 class Agent(ABC):
     """One algorithm.
 
@@ -61,6 +75,8 @@ class Agent(ABC):
     collects_per_iteration: int = 1
     #: Whether `state` and `experience` are all that going on exactly depends on.
     exact_resume: bool = True
+    #: The policy whose value `values` estimates: the ``greedy`` one, or the one that acts while training.
+    values_of: ClassVar[Literal["sample", "greedy"]] = "greedy"
 
     @abstractmethod
     def check_env(self, env: EnvSpec) -> None:
@@ -150,7 +166,11 @@ class Agent(ABC):
 
     @abstractmethod
     def loss(self, phase: str, batch: Any) -> tuple[Tensor, Sequence[Tensor]]:
-        """Loss (0-d) and detached 0-d tensors named by `Phase.aux`. Pure tensor code."""
+        """Loss (0-d) and detached 0-d tensors named by `Phase.aux`. Pure tensor code.
+
+        Reads parameters through the networks (``network(x)``, ``network.params[...]``) every time it is called, so
+        that it can be evaluated at other parameters.
+        """
 
     def after_update(self, phase: str) -> None:  # noqa: B027 - agents without slow copies need nothing
         """Called after every optimizer step (slow copies)."""
@@ -174,6 +194,30 @@ class Agent(ABC):
             before, now: [n, outputs].
         """
         return (now - before).square().mean()
+
+    def decisions(
+        self, net: str, outputs: Mapping[str, Tensor], params: Mapping[str, Tensor]
+    ) -> Decisions | None:
+        """What the policy would do where network `net` says `outputs`; None if that network does not decide.
+
+        Args:
+            net: Whose outputs they are.
+            outputs: By head name [n, outputs].
+            params: The network's parameters with which it said so, by local name.
+        """
+        return None
+
+    def values(self, obs: NDArray[Any], actions: NDArray[Any]) -> Mapping[str, Tensor]:
+        """Discounted return [n] that each network expects of taking `actions` [n, ...] where `obs` is seen.
+
+        In the units of the rewards that are learnt from, and of the policy `values_of`. Changes nothing. Empty if no
+        network estimates values.
+
+        Args:
+            obs: [n, *obs_shape] as `choose` gets them.
+            actions: As `choose` returns them.
+        """
+        return {}
 
     def statistics(self) -> dict[str, float]:
         """Numbers about the latest iteration that are not averages over minibatches (``loss/<name>``)."""

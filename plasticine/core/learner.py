@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from plasticine.core.agent import Agent
 from plasticine.core.env import EnvSpec
+from plasticine.core.lab import Laboratory, Recent
 from plasticine.core.method import Method, Operation
 from plasticine.core.noise import Streams
 from plasticine.core.optim import Optimizer
@@ -46,6 +47,9 @@ class Learner:
     surgeon: Surgeon
     updates: dict[str, Update]
     scalars: dict[str, ScalarBuffer]
+    optimizers: dict[str, Optimizer]
+    phases: dict[str, tuple[str, ...]]
+    recent: Recent | None = None
 
     @staticmethod
     def build(
@@ -110,7 +114,19 @@ class Learner:
                 surgeon,
                 compile_loss=compile_loss,
             )
-        return Learner(agent, tuple(methods), networks, anatomy, state, streams, surgeon, updates, scalars)
+        return Learner(
+            agent,
+            tuple(methods),
+            networks,
+            anatomy,
+            state,
+            streams,
+            surgeon,
+            updates,
+            scalars,
+            optimizers,
+            {phase.name: phase.nets for phase in agent.phases()},
+        )
 
     def check(self, plan: RunPlan) -> None:
         """Refuse rules that wait for what never happens; let methods refuse what they could not do in this run."""
@@ -126,11 +142,31 @@ class Learner:
 
     def learn(self, progress: float) -> int:
         """Run one iteration's optimizer steps; return how many."""
-        updates, count = self.updates, 0
+        updates, count, recent = self.updates, 0, self.recent
         for phase, lr, batch in self.agent.batches(progress):
             updates[phase](batch, lr)
             count += 1
+            if recent is not None:
+                recent.steps[phase] = (lr, batch)
         return count
+
+    def laboratory(self, moment: int) -> Laboratory:
+        """Experiments on the learner as it is.
+
+        Args:
+            moment: Number of the iteration; random streams depend on it.
+        """
+        return Laboratory(
+            agent=self.agent,
+            networks=self.networks,
+            phases=self.phases,
+            anatomy=self.anatomy,
+            params=self.state.params,
+            optimizers=self.optimizers,
+            streams=self.streams,
+            recent=self.recent,
+            moment=moment,
+        )
 
     @torch.no_grad()
     def fire(self, moment: Moment, plan: RunPlan) -> dict[str, dict[str, float]]:

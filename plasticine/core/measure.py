@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from plasticine.core.lab import Laboratory, Recent
 from plasticine.core.learner import Learner
-from plasticine.core.metric import Metric, NetProbe, Probe, SiteProbe
+from plasticine.core.metric import Layers, Metric, NetProbe, Probe, SiteProbe
 from plasticine.core.ranges import check_counts
 
-__all__ = ["Measurement"]
+__all__ = ["Measurement", "Readings"]
+
+
+class Readings(NamedTuple):
+    """What one measurement says.
+
+    Attributes:
+        scalars: ``plasticity/<metric>`` (mean over networks) and ``plasticity/<metric>/<network>``.
+        layers: Values of single layers by metric.
+    """
+
+    scalars: dict[str, float]
+    layers: dict[str, Layers]
 
 
 class Measurement:
@@ -32,6 +46,7 @@ class Measurement:
         self._metrics = dict(metrics)
         self._every = every
         self._probe_size = probe_size
+        self._keeps_batch = any(metric.needs_batch for metric in metrics.values())
         self._anchors: dict[str, dict[str, Tensor]] = {
             which: {k: v.detach().clone() for k, v in learner.state.params.items()}
             for which in (("update", "task", "init") if metrics else ())
@@ -47,31 +62,50 @@ class Measurement:
         return bool(self._metrics) and (iteration == 1 or last_of_task or iteration % self._every == 0)
 
     def anchor(self, which: str) -> None:
-        """Remember the present parameters as the ``update`` or ``task`` reference point."""
+        """Remember the present parameters as the ``update`` or ``task`` reference point.
+
+        From the ``update`` point on, minibatches are kept for the metrics that want them, until `take`.
+        """
+        if which == "update" and self._keeps_batch:
+            self._learner.recent = Recent()
         if self._metrics:
             torch._foreach_copy_(
                 list(self._anchors[which].values()), [p.detach() for p in self._learner.state.params.values()]
             )
 
     @torch.no_grad()
-    def take(self, scalars: Mapping[str, float]) -> dict[str, float]:
-        """Measure; return ``plasticity/<metric>`` (mean over networks) and ``plasticity/<metric>/<network>``."""
+    def take(
+        self, scalars: Mapping[str, float], *, iteration: int, env_steps: int, task_end: bool
+    ) -> Readings:
+        """Measure.
+
+        Args:
+            scalars: Numbers of the latest update.
+            iteration, env_steps: Where the run is.
+            task_end: Whether the task ends here.
+        """
         learner = self._learner
         inputs = learner.agent.probe_inputs(self._probe_size, learner.streams["metrics"])
-        nets = tuple(self._net(name, x) for name, x in inputs.items())
-        probe = Probe(nets, dict(scalars))
+        lab = learner.laboratory(iteration)
+        nets = tuple(self._net(name, x, lab) for name, x in inputs.items())
+        probe = Probe(nets, dict(scalars), iteration, env_steps, task_end, lab)
         values: dict[str, float] = {}
+        layers: dict[str, Layers] = {}
         for name, metric in self._metrics.items():
             per_net = metric.compute(probe)
+            per_layer = metric.layers(probe)
+            if per_layer:
+                layers[name] = per_layer
             if not per_net:
                 continue
             named = {f"plasticity/{name}/{net}": v for net, v in per_net.items() if net}
             finite = [v for v in per_net.values() if math.isfinite(v)]
             values[f"plasticity/{name}"] = sum(finite) / len(finite) if finite else float("nan")
             values |= named
-        return values
+        learner.recent = None
+        return Readings(values, layers)
 
-    def _net(self, name: str, inputs: Tensor) -> NetProbe:
+    def _net(self, name: str, inputs: Tensor, lab: Laboratory) -> NetProbe:
         captured = self._learner.networks[name].capture(inputs)
         prefix = f"{name}/"
         params = {k: v.detach() for k, v in self._learner.state.params.items() if k.startswith(prefix)}
@@ -83,15 +117,20 @@ class Measurement:
             anchors={which: {k: a[k] for k in params} for which, a in self._anchors.items()},
             kinds={k: self._learner.anatomy.tensors[k].kind for k in params},
             outputs=captured.outputs,
+            inputs=inputs,
+            lab=lab,
         )
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        """The reference points (a resumed run measures against the same ones)."""
-        return self._anchors
+    def state(self) -> dict[str, Any]:
+        """The reference points (a resumed run measures against the same ones), and what metrics remember."""
+        remembered = {name: metric.state() for name, metric in self._metrics.items()}
+        return {**self._anchors, "metrics": {name: state for name, state in remembered.items() if state}}
 
     @torch.no_grad()
-    def load_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore `state`."""
+        for name, remembered in state.get("metrics", {}).items():
+            self._metrics[name].load_state(remembered)
         for which, anchors in self._anchors.items():
             for k, v in anchors.items():
                 v.copy_(state[which][k])

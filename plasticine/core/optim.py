@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,15 @@ from torch.optim.radam import radam
 
 from plasticine.core.state import OptState, Params
 
-__all__ = ["Adam", "Divided", "Optimizer", "RAdam"]
+__all__ = ["Adam", "Divided", "Optimizer", "RAdam", "SecondMoment"]
+
+
+class SecondMoment(NamedTuple):
+    """Running mean of the squared gradient of one parameter, corrected for its start at zero, and what is added to
+    its root in the denominator of a step."""
+
+    value: Tensor
+    eps: float
 
 
 class Optimizer(ABC):
@@ -42,6 +51,14 @@ class Optimizer(ABC):
         Clears running moments there if `moments`, and re-anchors anything that remembers parameter values, so
         that the next step starts from the new values.
         """
+
+    def second_moments(self) -> dict[str, SecondMoment]:
+        """The running means of squared gradients by parameter name, as new tensors; for looking at.
+
+        Parameters that have not been updated since their moments were cleared are left out; so are all of an
+        optimizer that keeps none.
+        """
+        return {}
 
 
 class Adam(Optimizer):
@@ -96,6 +113,15 @@ class Adam(Optimizer):
             amsgrad=False,
             maximize=False,
         )
+
+    def second_moments(self) -> dict[str, SecondMoment]:
+        """``exp_avg_sq / (1 - beta2^step)`` of every parameter that has been updated."""
+        counts = [float(step) for step in self._steps]
+        return {
+            name: SecondMoment(self._second[i] / (1.0 - self.betas[1] ** counts[i]), self.eps)
+            for name, i in self._index.items()
+            if counts[i] > 0
+        }
 
     def overwritten(self, name: str, mask: Tensor | None, *, moments: bool) -> None:
         """Zero the moments on the overwritten entries; restart the counter of a wholly overwritten tensor."""
@@ -174,6 +200,10 @@ class Divided(Optimizer):
             return
         for optimizer, rows, _ in self._parts:
             optimizer.step([grads[i] for i in rows], lr)
+
+    def second_moments(self) -> dict[str, SecondMoment]:
+        """Those of both."""
+        return {k: v for optimizer, _, _ in self._parts for k, v in optimizer.second_moments().items()}
 
     def overwritten(self, name: str, mask: Tensor | None, *, moments: bool) -> None:
         """Tell the one that has the parameter."""

@@ -54,6 +54,9 @@ class Tracker(Protocol):
             facts: Plain facts about what is to be seen.
         """
 
+    def layers(self, values: Mapping[str, Mapping[str, Mapping[str, float]]], env_steps: int) -> None:
+        """Record values of single layers: metric -> network -> layer -> value, NaN where there is none."""
+
     def mark(self) -> Mark:
         """Make everything recorded so far durable and return the position reached."""
 
@@ -87,6 +90,9 @@ class NullTracker:
         env_steps: int,
         facts: Mapping[str, Any],
     ) -> None:
+        """Ignore."""
+
+    def layers(self, values: Mapping[str, Mapping[str, Mapping[str, float]]], env_steps: int) -> None:
         """Ignore."""
 
     def mark(self) -> Mark:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 from plasticine.core.checkpoint import Checkpoints
@@ -27,6 +27,7 @@ from plasticine.core.env import EnvLevel, Task, VecEnv
 from plasticine.core.evaluate import Evaluator
 from plasticine.core.learner import Learner
 from plasticine.core.measure import Measurement
+from plasticine.core.metric import Layers
 from plasticine.core.noise import derive_seed
 from plasticine.core.schedule import Moment, RunPlan
 from plasticine.core.scores import final_evaluations, summarise, summarise_evaluations
@@ -179,17 +180,23 @@ class Trainer:
         c.task_iteration += 1
         c.env_steps = collector.env_steps
         self._bounds[task.index] = (self._bounds[task.index][0], c.env_steps)
-        averages = learner.flush()
+        numbers = {**learner.flush(), **agent.statistics()}
         scalars = {
             f"loss/{k}": v
-            for k, v in {**averages, **agent.statistics()}.items()
+            for k, v in numbers.items()
             if k not in self.measurement.names  # logged as a metric instead
         }
+        layers: Mapping[str, Layers] = {}
         if measuring:
-            scalars |= self.measurement.take(averages)
+            measured, layers = self.measurement.take(
+                numbers, iteration=c.iteration, env_steps=c.env_steps, task_end=last
+            )
+            scalars |= measured
         scalars |= self._look(task, last=last)
         self._fire("iteration")
         self._log(task, scalars, c.env_steps - before)
+        if layers:
+            self.tracker.layers(layers, c.env_steps)
 
     def _look(self, task: Task, *, last: bool) -> dict[str, float]:
         """Look at the agent from outside, if it is time to; not part of the training time."""

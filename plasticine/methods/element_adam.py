@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from plasticine.core.optim import Optimizer
+from plasticine.core.optim import Optimizer, SecondMoment
 from plasticine.core.state import OptState, Params
 
 __all__ = ["ElementAdam"]
@@ -53,6 +53,15 @@ class ElementAdam(Optimizer):
         torch._foreach_sqrt_(root)
         torch._foreach_add_(root, self.eps)
         torch._foreach_addcdiv_(self._params, torch._foreach_div(first, c1), root, -lr)
+
+    def second_moments(self) -> dict[str, SecondMoment]:
+        """``exp_avg_sq / element_c2``; 0 for entries renewed after the latest step."""
+        second, correction = self._state["exp_avg_sq"], self._state["element_c2"]
+        return {
+            name: SecondMoment(torch.where(correction[i] > 0, second[i] / correction[i], 0.0), self.eps)
+            for name, i in self._index.items()
+            if bool((correction[i] > 0).any())
+        }
 
     def overwritten(self, name: str, mask: Tensor | None, *, moments: bool) -> None:
         """Forget moments and steps of the overwritten entries."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plasticine.core.method import Method
-from plasticine.core.optim import Optimizer
+from plasticine.core.optim import Optimizer, SecondMoment
 from plasticine.core.state import OptState, Params
 from plasticine.errors import UserError
 
@@ -135,6 +135,10 @@ class TracOptimizer(Optimizer):
         torch.mul(self._path, scale.to(self._path.dtype), out=last)
         last.add_(self._reference)
         torch._foreach_copy_(self._params, self._views["last"])
+
+    def second_moments(self) -> dict[str, SecondMoment]:
+        """Those of the base optimizer."""
+        return self._base.second_moments()
 
     def overwritten(self, name: str, mask: Tensor | None, *, moments: bool) -> None:
         """Start a new path at the new values, on the overwritten entries."""

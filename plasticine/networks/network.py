@@ -136,23 +136,21 @@ class Network:
             x = x.flatten(1)
         return {head: torch.nn.functional.linear(x, p[w], p[b]) for head, w, b in self._heads}
 
-    def capture(self, x: Tensor) -> Capture:
-        """Evaluate and keep the activations of every site (live path)."""
-        outputs = self(x) if self._copies else None
+    def capture(self, x: Tensor, params: LocalParams | None = None) -> Capture:
+        """Evaluate and keep the activations of every site (live path); `params` as in a call."""
+        outputs = self(x, params) if self._copies else None
+        p = self.params if params is None else params
         sites = []
         x = stream = _laid_out(x)
         for name, layer, act, expansion, streams, site in self._layers:
-            pre, x = layer(x, stream, self.params)
+            pre, x = layer(x, stream, p)
             if streams:
                 stream = pre
             if site:
                 sites.append(Site(name, pre, x, act, expansion))
         features = x.flatten(1)
         if outputs is None:
-            outputs = {
-                h: torch.nn.functional.linear(features, self.params[w], self.params[b])
-                for h, w, b in self._heads
-            }
+            outputs = {h: torch.nn.functional.linear(features, p[w], p[b]) for h, w, b in self._heads}
         return Capture(outputs, tuple(sites), features)
 
 

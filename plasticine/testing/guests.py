@@ -99,6 +99,7 @@ def _check_choose(run: Recording, where: str) -> None:
 class _Spy(Metric):
     """Keeps the probe."""
 
+    needs_batch = True
     probe: Probe
 
     def compute(self, probe: Probe) -> dict[str, float]:
@@ -134,7 +135,8 @@ def check_metric(metric: Mapping[str, Any]) -> None:
             collector.collect(learner.agent.collect_steps)
             learner.agent.prepare(collector.obs)
             learner.learn(0.0)
-        watch.take(learner.flush())
+        numbers = {**learner.flush(), **learner.agent.statistics()}
+        watch.take(numbers, iteration=1, env_steps=0, task_end=True)
         before = clones(learner.state.tensors() | learner.streams.state()), global_random_states()
         values = [_computed(measured, spy.probe) for _ in range(2)]
         after = clones(learner.state.tensors() | learner.streams.state()), global_random_states()

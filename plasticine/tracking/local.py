@@ -122,6 +122,20 @@ class LocalLog:
         write_gif(self.run_dir / path, frames, fps)
         self.event("video", env_steps, {"file": path, **facts})
 
+    def layers(self, values: Mapping[str, Mapping[str, Mapping[str, float]]], env_steps: int) -> None:
+        """Record values of single layers in a line of their own, those that are not finite as null."""
+        self._ensure_open()
+        if env_steps > self._step:
+            self._write_line()
+        rows = {
+            metric: {
+                net: {layer: float(v) if math.isfinite(v) else None for layer, v in found.items()}
+                for net, found in nets.items()
+            }
+            for metric, nets in values.items()
+        }
+        self._append({"s": int(env_steps), "layers": rows}, _now())
+
     def mark(self) -> Mark:
         """Write and fsync everything; return ``{"offset": bytes, "step": env steps, "nonfinite": count}``."""
         self._ensure_open()
