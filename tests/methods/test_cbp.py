@@ -7,12 +7,9 @@ import pytest
 import torch
 
 from plasticine.core.noise import Streams
-from plasticine.core.optim import Adam
 from plasticine.core.watch import Seen
 from plasticine.errors import UserError
 from plasticine.methods.cbp import column_means, contribution
-from plasticine.methods.element_adam import ElementAdam
-from plasticine.methods.replacement_clock import NEVER, ReplacementClock, first_step
 from plasticine.testing import record, tiny_config
 from tests.methods import lab
 
@@ -34,53 +31,6 @@ def show(p, x, times=1):
 
 def numbers(tensor):
     return tensor.detach().double().numpy()
-
-
-# -- how many, and when --------------------------------------------------------------------------------------
-def counted_by_hand(units, rate, maturity, steps, rng):
-    """Every step by the book, with units chosen at random among the mature ones."""
-    born, gathered, replaced, events = np.zeros(units, int), 0, 0, []
-    for t in range(1, steps + 1):
-        mature = np.flatnonzero(t - born > maturity)
-        gathered += len(mature)
-        while (replaced + 1) <= gathered * rate + 1e-9:
-            unit = rng.choice(np.flatnonzero(t - born > maturity))
-            born[unit] = t
-            replaced += 1
-            events.append(t)
-    return events
-
-
-@pytest.mark.parametrize(
-    ("units", "rate", "maturity"), [(8, 0.1, 2), (8, 0.05, 0), (5, 0.3, 7), (64, 0.001, 20), (3, 1.0, 4)]
-)
-def test_clock_counts_as_step_by_step_bookkeeping_does(units, rate, maturity):
-    steps = 400
-    slot = {}
-    slot["births/a"], slot["account/a"] = ReplacementClock.start(units, rate, maturity)
-    clock = ReplacementClock(rate=rate, maturity=maturity, slot=slot, key="a")
-    events = []
-    for t in range(1, steps + 1):
-        if clock.due <= t:
-            count = clock.take(t)
-            assert count >= 1
-            events += [t] * count
-    assert events == counted_by_hand(units, rate, maturity, steps, np.random.default_rng(0))
-
-
-def test_replaced_count_is_the_rate_times_the_time_without_a_maturity():
-    slot = {}
-    slot["births/a"], slot["account/a"] = ReplacementClock.start(50, 1e-3, 0)
-    clock = ReplacementClock(rate=1e-3, maturity=0, slot=slot, key="a")
-    count = sum(clock.take(t) for t in range(1, 4001) if clock.due <= t)
-    assert abs(count - 1e-3 * 50 * 4000) <= 1 + count / 50  # a unit made at step t does not count at t
-
-
-def test_never_is_never():
-    _, account = ReplacementClock.start(8, 0.0, 5)
-    assert int(account[3]) == NEVER
-    assert first_step([3, 3, 9], 0, 4) == 4  # steps 3 and 4, two units each
-    assert first_step([3, 3, 9], 0, 16) == 10  # 12 by step 8, 15 by step 9, 18 by step 10
 
 
 # -- utility -------------------------------------------------------------------------------------------------
@@ -342,40 +292,7 @@ def test_a_few_rows_have_the_distribution_of_the_whole(init, shape):
     np.testing.assert_allclose((few**2).sum(1).mean(), (whole**2).sum(1).mean(), rtol=0.05)
 
 
-# -- Adam with a counter for every entry ---------------------------------------------------------------------
-def test_element_adam_is_adam_until_something_is_overwritten():
-    torch.manual_seed(0)
-    start = torch.randn(4, 3)
-    twins = [start.clone() for _ in range(2)]
-    adams = [cls(betas=(0.9, 0.999), eps=1e-5) for cls in (Adam, ElementAdam)]
-    for adam, twin in zip(adams, twins, strict=True):
-        adam.bind({"a": twin})
-    for _ in range(50):
-        grad = torch.randn(4, 3)
-        for adam in adams:
-            adam.step([grad.clone()], 1e-2)
-    torch.testing.assert_close(*twins, rtol=1e-5, atol=1e-6)
-
-
-def test_overwritten_entries_begin_as_new_ones_do():
-    param, fresh = torch.zeros(2, 2), torch.zeros(1)
-    adam, new = ElementAdam(betas=(0.9, 0.999), eps=1e-8), ElementAdam(betas=(0.9, 0.999), eps=1e-8)
-    adam.bind({"a": param})
-    new.bind({"b": fresh})
-    for _ in range(30):
-        adam.step([torch.full((2, 2), 0.3)], 1e-2)
-    mask = torch.tensor([[True, False], [False, False]])
-    param[0, 0] = 0.0
-    others = param.clone()
-    adam.overwritten("a", mask, moments=True)
-    for k in range(1, 12):
-        adam.step([torch.full((2, 2), 0.3)], 1e-2)
-        new.step([torch.full((1,), 0.3)], 1e-2)
-        assert float(param[0, 0]) == pytest.approx(float(fresh), rel=1e-6)
-        assert float(param[0, 0]) == pytest.approx(-1e-2 * k, rel=1e-4)  # never longer than lr
-    assert float(param[1, 1] - others[1, 1]) == pytest.approx(-1e-2 * 11, rel=1e-3)
-
-
+# -- steps counted for every entry ---------------------------------------------------------------------------
 def test_per_element_steps_in_a_run_and_where_they_are_refused():
     node = lab.nodes("cbp", replacement_rate=0.05, maturity=2, per_element_step=True)
     run = record(tiny_config(node, shared=True))
