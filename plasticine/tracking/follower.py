@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -14,29 +14,20 @@ from plasticine.errors import UserError
 from plasticine.tracking.artifacts import Artifacts
 from plasticine.tracking.jsonfile import read_json
 from plasticine.tracking.local import COMMITTED_FILE, METRICS_FILE
+from plasticine.tracking.lock import file_lock
+from plasticine.tracking.parent import PARENT_TAG
 from plasticine.tracking.record import read_lines
 from plasticine.tracking.runcard import RunCard
 from plasticine.tracking.selection import ForwardSettings, Point
 from plasticine.tracking.state import STATE_FILE, ForwardState
-from plasticine.tracking.store import file_lock
+from plasticine.tracking.store import Store
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-__all__ = ["Push", "RunFollower", "Store"]
+__all__ = ["Push", "RunFollower"]
 
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 _BATCH = 1000  # MLflow's limit for one call
 _WIDEST_LINE = 100  # about: a longer one is cut in two calls
 _SAVE_EVERY_LINES = 5000
-
-
-class Store(NamedTuple):
-    """A prepared MLflow store."""
-
-    uri: str
-    experiment_id: str
-    client: MlflowClient
 
 
 class Push(NamedTuple):
@@ -161,11 +152,14 @@ class RunFollower:
             if found:
                 state.run_id = found[0].info.run_id
             else:
-                tags = {**card.tags, "plasticine.token": state.token}
+                parent = store.parents.of(card.study)
+                tags = {**card.tags, "plasticine.token": state.token, PARENT_TAG: parent}
                 start = int((self.run_dir / "run.json").stat().st_mtime * 1000)
                 run = client.create_run(store.experiment_id, start_time=start, tags=tags, run_name=card.name)
-                state.run_id = run.info.run_id
+                state.run_id, state.parent = run.info.run_id, parent
             state.save(self.run_dir)
+        if self._checked_run != state.run_id:
+            self._put_under_study(store, state)
         if not state.described:
             params = [Param(key, value) for key, value in RunCard.read(self.run_dir).params.items()]
             for i in range(0, len(params), 100):
@@ -173,6 +167,14 @@ class RunFollower:
             state.described = True
             state.save(self.run_dir)
         self._checked_run = state.run_id
+
+    def _put_under_study(self, store: Store, state: ForwardState) -> None:
+        """Show the run under the run of its study, also if it was sent before there was one."""
+        parent = store.parents.of(RunCard.read(self.run_dir).study)
+        if state.parent != parent:
+            store.client.set_tag(str(state.run_id), PARENT_TAG, parent)
+            state.parent = parent
+            state.save(self.run_dir)
 
     def _forget(self, state: ForwardState) -> None:
         fresh = ForwardState(token=state.token)

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from plasticine.errors import UserError
-from plasticine.tracking.follower import RunFollower, Store
-from plasticine.tracking.store import artifact_root, connect, prepare_store, resolve_uri
+from plasticine.tracking.follower import RunFollower
+from plasticine.tracking.store import Store, open_store, resolve_uri
 
 __all__ = ["Backoff", "ForwardService", "main"]
 
@@ -137,8 +137,7 @@ class ForwardService:
         folder, experiment = Path(self._request["launch_dir"]), self._request["experiment"]
         try:
             uri = resolve_uri(self._request["uri"], folder)
-            client = connect(uri)
-            experiment_id = prepare_store(uri, experiment, artifact_root(uri, folder, experiment))
+            store = open_store(uri, experiment, folder)
         except UserError as error:
             self._refused = str(error)
             self._answer({"ready": False, "reason": str(error), "permanent": True})
@@ -150,9 +149,9 @@ class ForwardService:
                 reason = self._store_backoff.reason
                 self._answer({"ready": False, "reason": reason, "permanent": permanent})
         else:
-            self._store = Store(uri, experiment_id, client)
+            self._store = store
             self._store_backoff.worked()
-            self._answer({"ready": True, "experiment_id": experiment_id, "uri": uri})
+            self._answer({"ready": True, "experiment_id": store.experiment_id, "uri": uri})
 
     def _push(self, run_dir: str, follower: RunFollower, deadline: float | None, final: bool) -> bool:
         """Push one run; return whether nothing is left."""

@@ -22,7 +22,7 @@ class ForwardSettings:
     Attributes:
         per_network: Also forward ``plasticity/<metric>/<network>`` (always in metrics.jsonl).
         max_keys: Keys a run, at least 1; ``summary/*`` comes on top.
-        max_points: Points a key, at least 2; ``summary/*`` and each key's last value come on top.
+        max_points: Points a key, its last value included, at least 2; never more, however long the run.
     """
 
     per_network: bool
@@ -69,12 +69,14 @@ class Selection:
         last: Line of each key's last forwarded point.
         held: Latest value of each key that was not forwarded: [unix ms, env steps, value].
         seen: Keys in order of appearance (without ``summary/*`` and unwanted per-network keys).
+        sent: Points forwarded of each key.
     """
 
     lines: int = 0
     last: dict[str, int] = field(default_factory=dict)
     held: dict[str, list[Any]] = field(default_factory=dict)
     seen: list[str] = field(default_factory=list)
+    sent: dict[str, int] = field(default_factory=dict)
 
     def take(self, entry: Mapping[str, Any], settings: ForwardSettings, planned: int | None) -> list[Point]:
         """Return the points of one ``m`` line.
@@ -82,8 +84,8 @@ class Selection:
         Args:
             entry: The line.
             settings: How much is wanted.
-            planned: Number of lines the whole run will write, if known; lines beyond it, or beyond
-                `max_points` if it is not known, are thinned ten times more.
+            planned: Number of lines the whole run will write, if known. Lines beyond it, or beyond half of
+                `max_points` if it is not known, are thinned more and more.
         """
         stride = _stride(self.lines, settings.max_points, planned)
         values = {k: v for k, v in entry["m"].items() if math.isfinite(v)}
@@ -95,9 +97,11 @@ class Selection:
             if key.startswith("summary/"):
                 points.append(point)
             elif key in kept:
-                if key not in self.last or self.lines - self.last[key] >= stride:
+                due = key not in self.last or self.lines - self.last[key] >= stride
+                if due and self.sent.get(key, 0) < settings.max_points - 1:  # one is kept for the last value
                     points.append(point)
                     self.last[key] = self.lines
+                    self.sent[key] = self.sent.get(key, 0) + 1
                     self.held.pop(key, None)
                 else:
                     self.held[key] = [point.time, point.step, point.value]
@@ -107,8 +111,11 @@ class Selection:
     def rest(self, settings: ForwardSettings) -> list[Point]:
         """Return the last value of every key whose last value was thinned out; call it when the run ends."""
         kept = self.kept(settings)
-        points = [Point(key, *held) for key, held in self.held.items() if key in kept]
+        room = {key for key in kept if self.sent.get(key, 0) < settings.max_points}
+        points = [Point(key, *held) for key, held in self.held.items() if key in room]
         self.held.clear()
+        for point in points:
+            self.sent[point.key] = self.sent.get(point.key, 0) + 1
         return points
 
     def kept(self, settings: ForwardSettings) -> set[str]:
@@ -139,6 +146,22 @@ def _rank(key: str) -> tuple[bool, int]:
 
 
 def _stride(line: int, max_points: int, planned: int | None) -> int:
-    expected = planned or max_points
-    stride = -(-expected // max_points)
-    return stride if line < expected else stride * 10
+    """Return how many lines apart the points of a key are at this line.
+
+    The k-th doubling of the length beyond what was expected gets a 1/(k(k+1)) of the points that are left; all of
+    them together never get more.
+    """
+    if planned is not None and planned <= max_points:
+        stride = 1
+    elif planned is not None:
+        stride = -(
+            -planned // (max_points - max_points // 50)
+        )  # room for the last value at every interruption
+    else:
+        planned, stride = max(1, max_points // 2), 1
+    if line < planned:
+        return stride
+    left = max(1, max_points - -(-planned // stride))
+    doubling = (line // planned).bit_length()
+    length = planned * 2 ** (doubling - 1)
+    return max(stride, -(-length * doubling * (doubling + 1) // left))

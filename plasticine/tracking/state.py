@@ -22,6 +22,7 @@ class ForwardState:
         uri: Tracking URI the rest is about.
         experiment_id: MLflow's id of the experiment.
         run_id: MLflow's id of the run; None until it is made.
+        parent: MLflow's id of the study's run, which this run is shown under.
         token: Names this folder in a tag of the MLflow run. Written before the run is made, so that after a
             crash in between the run is found and not made again.
         described: Parameters are in MLflow.
@@ -40,6 +41,7 @@ class ForwardState:
     uri: str | None = None
     experiment_id: str | None = None
     run_id: str | None = None
+    parent: str | None = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     described: bool = False
     offset: int = 0

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import logging
 import os
 import re
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from plasticine.errors import UserError
+from plasticine.tracking.lock import file_lock
+from plasticine.tracking.parent import Parents
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["artifact_root", "connect", "file_lock", "prepare_store", "resolve_uri"]
+__all__ = ["Store", "artifact_root", "connect", "open_store", "prepare_store", "resolve_uri"]
 
 #: Set before MLflow is imported, unless the user has set them: no telemetry, no call that hangs for minutes.
 _ENVIRONMENT = {
@@ -32,6 +30,32 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _LOCK_SECONDS = 180.0
+
+
+class Store(NamedTuple):
+    """One experiment of a prepared MLflow store: absolute URI, id of the experiment, client, parent runs."""
+
+    uri: str
+    experiment_id: str
+    client: MlflowClient
+    parents: Parents
+
+
+def open_store(uri: str, experiment: str, launch_dir: Path) -> Store:
+    """Make the store and the experiment if they are not there yet.
+
+    Args:
+        uri: Absolute tracking URI, from `resolve_uri`.
+        experiment: Name of the experiment.
+        launch_dir: Folder that artifacts go to unless a server decides.
+
+    Raises:
+        UserError: The experiment was deleted, or the lock is held for three minutes.
+        mlflow.exceptions.MlflowException: The store cannot be reached or used.
+    """
+    experiment_id = prepare_store(uri, experiment, artifact_root(uri, launch_dir, experiment))
+    client = connect(uri)
+    return Store(uri, experiment_id, client, Parents(client, experiment_id, _lock_file(uri, None)))
 
 
 def resolve_uri(uri: str | None, folder: Path) -> str:
@@ -90,17 +114,22 @@ def prepare_store(uri: str, experiment: str, root: Path | None, lock_dir: Path |
         mlflow.exceptions.MlflowException: The store cannot be reached or used.
     """
     database = _sqlite_file(uri) if urlsplit(uri).scheme == "sqlite" else None
-    if database is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        lock = database.with_name(f".{database.name}.lock")
-    else:
-        folder = lock_dir or Path(tempfile.gettempdir())
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = folder / f".mlflow-{hashlib.sha256(uri.encode()).hexdigest()[:8]}.lock"
+    lock = _lock_file(uri, lock_dir)
+    lock.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(lock, _LOCK_SECONDS):
         if database is not None and not database.exists():
             _create_database(database)
         return _experiment_id(connect(uri), experiment, root)
+
+
+def _lock_file(uri: str, lock_dir: Path | None) -> Path:
+    """Return the file that whoever makes something in the store for everybody holds a lock on."""
+    if urlsplit(uri).scheme == "sqlite":
+        database = _sqlite_file(uri)
+        return database.with_name(f".{database.name}.lock")
+    return (
+        lock_dir or Path(tempfile.gettempdir())
+    ) / f".mlflow-{hashlib.sha256(uri.encode()).hexdigest()[:8]}.lock"
 
 
 def _create_database(database: Path) -> None:
@@ -140,29 +169,3 @@ def _experiment_id(client: MlflowClient, name: str, root: Path | None) -> str:
 def _sqlite_file(uri: str) -> Path:
     """Return the file of a SQLite URI: three slashes and a relative path, or four and an absolute one."""
     return Path(uri[len("sqlite:///") :])
-
-
-@contextlib.contextmanager
-def file_lock(path: Path, seconds: float) -> Iterator[None]:
-    """Hold an exclusive lock on `path`.
-
-    Raises:
-        UserError: Somebody else held it for `seconds`.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise UserError(
-                        f"another process has held {path} for {seconds:.0f} s",
-                        f"find it with `fuser {path}` and stop it if it hangs",
-                    ) from None
-                time.sleep(0.05)
-        yield
-    finally:
-        os.close(descriptor)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import yaml
 
 from plasticine.errors import UserError
-from plasticine.tracking.follower import RunFollower, Store
+from plasticine.tracking.follower import RunFollower
 from plasticine.tracking.jsonfile import read_json
 from plasticine.tracking.state import ForwardState
-from plasticine.tracking.store import artifact_root, connect, prepare_store, resolve_uri
+from plasticine.tracking.store import Store, open_store, resolve_uri
 
 __all__ = ["Synced", "find_runs", "sync"]
 
@@ -72,9 +72,7 @@ def sync(run_dirs: list[Path], uri: str | None, launch_dir: Path) -> Iterator[Sy
             continue
         try:
             if (target, experiment) not in stores:
-                root = artifact_root(target, launch_dir, experiment)
-                experiment_id = prepare_store(target, experiment, root)
-                stores[target, experiment] = Store(target, experiment_id, connect(target))
+                stores[target, experiment] = open_store(target, experiment, launch_dir)
         except (MlflowException, OSError) as error:
             unreachable[target] = " ".join(str(error).split())
             yield Synced(run_dir, target, 0, True, unreachable[target])

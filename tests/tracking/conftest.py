@@ -88,7 +88,14 @@ class Seen:
 
     @property
     def runs(self) -> list:
-        return list(self.client.search_runs([self.experiment.experiment_id])) if self.experiment else []
+        """The runs that are runs, not those that sum them up."""
+        return self.kind("seed")
+
+    def kind(self, kind: str) -> list:
+        query = f"tags.kind = '{kind}'"
+        return (
+            list(self.client.search_runs([self.experiment.experiment_id], query)) if self.experiment else []
+        )
 
     @property
     def run(self):

@@ -11,12 +11,12 @@ from PIL import Image, ImageSequence
 
 from plasticine.tracking import gif
 from plasticine.tracking.artifacts import Artifacts
-from plasticine.tracking.follower import RunFollower, Store
+from plasticine.tracking.follower import RunFollower
 from plasticine.tracking.gif import write_gif
 from plasticine.tracking.local import LocalLog
 from plasticine.tracking.record import read_metrics
 from plasticine.tracking.state import ForwardState
-from plasticine.tracking.store import artifact_root, connect, prepare_store, resolve_uri
+from plasticine.tracking.store import Store, open_store, resolve_uri
 from plasticine.tracking.sync import sync
 
 FOREVER = math.inf
@@ -95,7 +95,7 @@ def test_the_record_names_the_file(tmp_path):
 @pytest.fixture
 def store(launch) -> Store:
     uri = resolve_uri(None, launch)
-    return Store(uri, prepare_store(uri, "grid", artifact_root(uri, launch, "grid")), connect(uri))
+    return open_store(uri, "grid", launch)
 
 
 def listed(shown) -> set[str]:

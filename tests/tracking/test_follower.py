@@ -9,10 +9,10 @@ import shutil
 import pytest
 
 from plasticine.errors import UserError
-from plasticine.tracking.follower import RunFollower, Store
+from plasticine.tracking.follower import RunFollower
 from plasticine.tracking.local import LocalLog
 from plasticine.tracking.state import ForwardState
-from plasticine.tracking.store import artifact_root, connect, prepare_store, resolve_uri
+from plasticine.tracking.store import Store, open_store, resolve_uri
 
 FOREVER = math.inf
 
@@ -20,7 +20,7 @@ FOREVER = math.inf
 @pytest.fixture
 def store(launch) -> Store:
     uri = resolve_uri(None, launch)
-    return Store(uri, prepare_store(uri, "grid", artifact_root(uri, launch, "grid")), connect(uri))
+    return open_store(uri, "grid", launch)
 
 
 def test_a_run_from_start_to_end(launch, store, make_run, write_lines, seen):
@@ -104,7 +104,7 @@ def test_the_same_lines_twice_make_no_second_points(launch, store, make_run, wri
     log.close("finished")
     RunFollower(run_dir).push(store, FOREVER)
     history = seen(launch).history("loss/value")
-    assert 50 <= len(history) <= 51
+    assert 40 <= len(history) <= 50
     (run_dir / "mlflow.json").write_text(before)
     RunFollower(run_dir).push(store, FOREVER)
     assert seen(launch).history("loss/value") == history
@@ -150,7 +150,7 @@ def test_a_deleted_store_is_filled_again(launch, store, make_run, write_lines, s
     other.mkdir()
     shutil.copy(template, other / "mlflow.db")
     uri = resolve_uri(None, other)
-    new = Store(uri, prepare_store(uri, "grid", artifact_root(uri, other, "grid")), connect(uri))
+    new = open_store(uri, "grid", other)
     RunFollower(run_dir).push(new._replace(uri=store.uri), FOREVER)  # same name, another content
     assert [s for s, _ in seen(other).history("loss/value")] == [0, 1, 2]
     assert seen(other).run.info.status == "FINISHED"
@@ -229,12 +229,12 @@ def test_long_values_and_many_parameters_fit(launch, store, make_run, write_line
     write_lines(run_dir, range(1))
     RunFollower(run_dir).push(store, FOREVER)
     params = seen(launch).run.data.params
-    assert len(params) == 250 + 1 + 2 + 6
+    assert len(params) == 250 + 1 + 2 + 8
     assert len(params["long"]) == 6000
 
 
 def test_many_lines_go_in_batches_and_a_deadline_is_kept(launch, store, make_run, write_lines, seen):
-    run_dir = make_run(launch)
+    run_dir = make_run(launch, log_lines=1500)
     write_lines(run_dir, range(1500))
     follower = RunFollower(run_dir)
     first = follower.push(store, deadline=-1.0)

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from plasticine.errors import UserError
-from plasticine.tracking.follower import RunFollower, Store
-from plasticine.tracking.store import artifact_root, connect, file_lock, prepare_store, resolve_uri
+from plasticine.tracking.follower import RunFollower
+from plasticine.tracking.lock import file_lock
+from plasticine.tracking.store import artifact_root, connect, open_store, prepare_store, resolve_uri
 
 PREPARE = """
 import sys
@@ -101,8 +102,8 @@ def test_a_plain_mlflow_ui_in_the_launch_folder_shows_everything(launch, make_ru
     run_dir = make_run(launch)
     write_lines(run_dir, range(3)).close("finished")
     uri = resolve_uri(None, launch)
-    experiment_id = prepare_store(uri, "grid", artifact_root(uri, launch, "grid"))
-    RunFollower(run_dir).push(Store(uri, experiment_id, connect(uri)), math.inf)
+    store = open_store(uri, "grid", launch)
+    RunFollower(run_dir).push(store, math.inf)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -129,7 +130,8 @@ def test_a_plain_mlflow_ui_in_the_launch_folder_shows_everything(launch, make_ru
         )
     try:
         api = f"http://127.0.0.1:{port}/api/2.0/mlflow"
-        run = search(f"{api}/runs/search", {"experiment_ids": [experiment_id]}, launch / "ui.log")
+        wanted = {"experiment_ids": [store.experiment_id], "filter": "tags.kind = 'seed'"}
+        run = search(f"{api}/runs/search", wanted, launch / "ui.log")
         assert run["info"]["run_name"] == "snp s0 · ppo · toy"
         assert {m["key"]: m["value"] for m in run["data"]["metrics"]}["train/episodic_return"] == 1.0
         query = urllib.parse.urlencode({"path": "run.json", "run_uuid": run["info"]["run_id"]})
