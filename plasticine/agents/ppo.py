@@ -14,7 +14,7 @@ from plasticine.agents.following import explained_variance, following
 from plasticine.agents.gae import advantages
 from plasticine.agents.on_policy import OnPolicy
 from plasticine.agents.policies import Categorical, DiagonalGaussian
-from plasticine.agents.surrogate import AUX, Coefficients, surrogate
+from plasticine.agents.surrogate import AUX, Coefficients, plain_surrogate, surrogate
 from plasticine.core.agent import Decisions, Phase
 from plasticine.core.env import EnvSpec
 from plasticine.core.noise import Streams
@@ -235,6 +235,12 @@ class PPO(OnPolicy):
         out = self._actor(batch.obs)
         value = out["value"] if self.shared_encoder else self._critic(batch.obs)["value"]
         return surrogate(out["policy"], self._log_std, value, *batch[1:], self._coefficients)
+
+    def plain_loss(self, phase: str, batch: Minibatch) -> Tensor:
+        """The same without the hand-written derivative."""
+        out = self._actor(batch.obs)
+        value = out["value"] if self.shared_encoder else self._critic(batch.obs)["value"]
+        return plain_surrogate(out["policy"], self._log_std, value, *batch[1:], self._coefficients)
 
     # -- looking ---------------------------------------------------------------------------------------------
     def probe_inputs(self, count: int, generator: Generator) -> Mapping[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-__all__ = ["AUX", "Coefficients", "surrogate"]
+__all__ = ["AUX", "Coefficients", "plain_surrogate", "surrogate"]
 
 #: Names of the numbers returned beside the loss.
 AUX = ("policy_loss", "value_loss", "policy_entropy", "approx_kl", "clip_fraction")
@@ -57,6 +57,36 @@ def surrogate(
     """
     loss, *aux = _Surrogate.apply(policy, log_std, value, actions, log_probs, advantages, returns, values, c)
     return loss, tuple(aux)
+
+
+def plain_surrogate(
+    policy: Tensor,
+    log_std: Tensor | None,
+    value: Tensor,
+    actions: Tensor,
+    log_probs: Tensor,
+    advantages: Tensor,
+    returns: Tensor,
+    values: Tensor,
+    c: Coefficients,
+) -> Tensor:
+    """The loss of `surrogate` (0-d) in operations that can be differentiated any number of times; slower."""
+    if log_std is None:
+        log_p = torch.log_softmax(policy, dim=-1)
+        new_log_probs = log_p.gather(-1, actions[:, None]).squeeze(-1)
+        entropy = -(log_p.exp() * log_p).sum(-1).mean()
+    else:
+        z = (actions - policy) * torch.exp(-log_std)
+        new_log_probs = (-0.5 * z.square() - log_std - _HALF_LOG_2PI).sum(-1)
+        entropy = (log_std + 0.5 + _HALF_LOG_2PI).sum()
+    ratio = (new_log_probs - log_probs).exp()
+    gain = torch.minimum(advantages * ratio, advantages * ratio.clamp(1.0 - c.clip, 1.0 + c.clip))
+    now = value.squeeze(-1)
+    squared = (now - returns).square()
+    if c.clip_value:
+        near = values + (now - values).clamp(-c.clip, c.clip)
+        squared = torch.maximum(squared, (near - returns).square())
+    return -gain.mean() + c.value * 0.5 * squared.mean() - c.entropy * entropy
 
 
 class _Surrogate(torch.autograd.Function):

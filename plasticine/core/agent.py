@@ -172,6 +172,10 @@ class Agent(ABC):
         that it can be evaluated at other parameters.
         """
 
+    def plain_loss(self, phase: str, batch: Any) -> Tensor:
+        """The value of `loss` (0-d) in operations that can be differentiated any number of times; for looking."""
+        return self.loss(phase, batch)[0]
+
     def after_update(self, phase: str) -> None:  # noqa: B027 - agents without slow copies need nothing
         """Called after every optimizer step (slow copies)."""
 

@@ -104,7 +104,7 @@ class Laboratory:
             batch: Default: the last minibatch of the phase.
         """
         with self._at(params):
-            return self._agent.loss(phase, self.batches[phase] if batch is None else batch)[0]
+            return self._agent.plain_loss(phase, self.batches[phase] if batch is None else batch)
 
     @torch.enable_grad()
     def gradients(self, phase: str, batch: Any = None) -> dict[str, Tensor]:
@@ -159,7 +159,7 @@ class Laboratory:
 
     def _local(self, net: str, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         own = self._networks[net].params
-        return {k: params.get(f"{net}/{k}", v) for k, v in own.items()}
+        return {k: params.get(f"{net}/{k}", v.detach()) for k, v in own.items()}
 
     @contextmanager
     def _at(self, params: Mapping[str, Tensor]) -> Iterator[None]:
