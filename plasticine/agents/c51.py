@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from plasticine.agents.actions import require_actions
 from plasticine.agents.exploration import epsilon_greedy
 from plasticine.agents.off_policy import OffPolicy
 from plasticine.agents.policies import Categorical
@@ -109,11 +110,7 @@ class C51(OffPolicy):
     # -- building --------------------------------------------------------------------------------------------
     def check_env(self, env: EnvSpec) -> None:
         """Discrete actions."""
-        if env.action.kind != "discrete":
-            raise UserError(
-                f"agent c51 chooses discrete actions, but {env.name} has {env.action.n} continuous components",
-                "choose an agent for continuous actions, or an environment with discrete ones",
-            )
+        require_actions("c51", env, "discrete")
 
     def networks(self, env: EnvSpec, body: Sequence[LayerSpec]) -> tuple[NetSpec, ...]:
         """One network ``q``; output ``action * atoms + atom``."""

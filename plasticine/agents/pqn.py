@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from plasticine.agents.actions import require_actions
 from plasticine.agents.exploration import LinearEpsilon, epsilon_greedy
 from plasticine.agents.following import explained_variance, following
 from plasticine.agents.on_policy import OnPolicy
@@ -19,7 +20,6 @@ from plasticine.core.noise import Streams
 from plasticine.core.optim import RAdam
 from plasticine.core.ranges import check_numbers
 from plasticine.core.state import TrainState
-from plasticine.errors import UserError
 from plasticine.networks.initializers import Initializer
 from plasticine.networks.network import Network
 from plasticine.networks.spec import HeadSpec, LayerSpec, NetSpec
@@ -77,11 +77,7 @@ class PQN(OnPolicy):
     # -- building --------------------------------------------------------------------------------------------
     def check_env(self, env: EnvSpec) -> None:
         """Discrete actions only; the rollout must hold a row for every minibatch."""
-        if env.action.kind != "discrete":
-            raise UserError(
-                f"pqn chooses among discrete actions, but {env.name} has {env.action.n} continuous components",
-                "choose an agent for continuous actions, or an environment with discrete ones",
-            )
+        require_actions("pqn", env, "discrete")
         super().check_env(env)
 
     def networks(self, env: EnvSpec, body: Sequence[LayerSpec]) -> tuple[NetSpec, ...]:

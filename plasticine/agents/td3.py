@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from plasticine.agents.actions import require_actions
 from plasticine.agents.off_policy import OffPolicy
 from plasticine.core.agent import Decisions, Phase
 from plasticine.core.env import EnvSpec
@@ -78,11 +79,7 @@ class TD3(OffPolicy):
     # -- building --------------------------------------------------------------------------------------------
     def check_env(self, env: EnvSpec) -> None:
         """Continuous, bounded actions and vector observations."""
-        if env.action.kind != "continuous":
-            raise UserError(
-                f"agent td3 chooses continuous actions, but {env.name} has {env.action.n} discrete ones",
-                "choose an agent for discrete actions, or an environment with continuous ones",
-            )
+        require_actions("td3", env, "continuous")
         if not all(math.isfinite(v) for v in (*env.action.low, *env.action.high)):
             raise UserError(
                 f"agent td3 needs bounded actions; those of {env.name} are not", "choose another agent"

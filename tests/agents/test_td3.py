@@ -150,7 +150,7 @@ def test_a_random_start_is_not_repeated_when_the_memory_is_emptied():
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        (EnvSpec("x/y", (5,), "float32", DISCRETE, 1), "3 discrete ones.*agent for discrete actions"),
+        (EnvSpec("x/y", (5,), "float32", DISCRETE, 1), "3 discrete actions.*agent for discrete actions"),
         (EnvSpec("x/y", (4, 8, 8), "uint8", CONTINUOUS, 1), "vector observations"),
         (
             EnvSpec("x/y", (5,), "float32", ActionSpec("continuous", 1, (-np.inf,), (1.0,)), 1),
