@@ -34,7 +34,7 @@ from plasticine.networks.anatomy import Anatomy
 from plasticine.networks.build import build
 from plasticine.networks.spec import LayerSpec
 
-__all__ = ["Parts", "assemble_parts", "build_object", "build_trainer"]
+__all__ = ["Parts", "assemble_parts", "build_object", "build_trainer", "run_plan"]
 
 T = TypeVar("T")
 
@@ -134,7 +134,10 @@ def build_object(node: Mapping[str, Any], base: type[T] | None, key: str, **runt
     parameters, hints = _parameters(target)
     for name, value in arguments.items():
         if name not in parameters:
-            raise UserError(f"{key} has no option {name!r}", nearest(name, set(parameters) - set(runtime)))
+            fix = nearest(name, set(parameters) - set(runtime))
+            if key == "network":  # nobody has typed it, if it comes with the agent and the level
+                fix += "; if a file in conf/tuned sets it, ~tuned leaves that file out"
+            raise UserError(f"{key} has no option {name!r}", fix)
         if not _fits(value, hints.get(name, Any)):
             expected = getattr(hints[name], "__name__", None) or str(hints[name]).replace("typing.", "")
             if typing.get_origin(hints[name]) is not None:
@@ -182,7 +185,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _plan(level: EnvLevel, agent: Agent) -> RunPlan:
+def run_plan(level: EnvLevel, agent: Agent) -> RunPlan:
+    """Return how long an agent's tasks are in a level.
+
+    Raises:
+        UserError: A task is shorter than an iteration of the agent.
+    """
     spec = level.spec()
     batch = agent.collects_per_iteration * agent.collect_steps * spec.num_envs
     iterations = []
@@ -239,7 +247,7 @@ def assemble_parts(config: Mapping[str, Any]) -> Parts:
         device=device,
         compile_loss=bool(compute["compile"]),
     )
-    plan = _plan(level, agent)
+    plan = run_plan(level, agent)
     learner.check(plan)
     measurement = Measurement(
         learner, metrics, every=config["metrics"]["every"], probe_size=config["metrics"]["probe_size"]

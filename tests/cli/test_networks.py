@@ -105,7 +105,7 @@ def test_published_numbers_meet_the_network_they_were_made_for(path):
     [
         (["env=classic", "network=nature_cnn"], "is no image", ["mlp"], ["impala", "nature_cnn"]),
         (["env=standard_ale", "env.image_size=24"], "does not fit", ["impala", "mlp"], ["nature_cnn"]),
-        (["env=standard_procgen", "agent=td3"], "discrete ones", ["c51", "ppo", "pqn"], ["td3"]),
+        (["env=standard_procgen", "agent=td3"], "discrete actions", ["c51", "ppo", "pqn"], ["td3"]),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_names_that_do(overrides, what, fits, does_not):
