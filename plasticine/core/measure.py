@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from plasticine.core.lab import Laboratory, Recent
 from plasticine.core.learner import Learner
 from plasticine.core.metric import Layers, Metric, NetProbe, Probe, SiteProbe
 from plasticine.core.ranges import check_counts
+from plasticine.core.returns import Expectations
 
 __all__ = ["Measurement", "Readings"]
 
@@ -75,7 +76,13 @@ class Measurement:
 
     @torch.no_grad()
     def take(
-        self, scalars: Mapping[str, float], *, iteration: int, env_steps: int, task_end: bool
+        self,
+        scalars: Mapping[str, float],
+        *,
+        iteration: int,
+        env_steps: int,
+        task_end: bool,
+        rehearse: Callable[[int], Expectations | None] | None = None,
     ) -> Readings:
         """Measure.
 
@@ -83,25 +90,20 @@ class Measurement:
             scalars: Numbers of the latest update.
             iteration, env_steps: Where the run is.
             task_end: Whether the task ends here.
+            rehearse: Lets the agent play; see `Probe`.
         """
         learner = self._learner
         inputs = learner.agent.probe_inputs(self._probe_size, learner.streams["metrics"])
         lab = learner.laboratory(iteration)
         nets = tuple(self._net(name, x, lab) for name, x in inputs.items())
-        probe = Probe(nets, dict(scalars), iteration, env_steps, task_end, lab)
+        probe = Probe(nets, dict(scalars), iteration, env_steps, task_end, lab, rehearse)
         values: dict[str, float] = {}
         layers: dict[str, Layers] = {}
         for name, metric in self._metrics.items():
-            per_net = metric.compute(probe)
+            values |= _named(name, metric.compute(probe))
             per_layer = metric.layers(probe)
             if per_layer:
                 layers[name] = per_layer
-            if not per_net:
-                continue
-            named = {f"plasticity/{name}/{net}": v for net, v in per_net.items() if net}
-            finite = [v for v in per_net.values() if math.isfinite(v)]
-            values[f"plasticity/{name}"] = sum(finite) / len(finite) if finite else float("nan")
-            values |= named
         learner.recent = None
         return Readings(values, layers)
 
@@ -134,3 +136,19 @@ class Measurement:
         for which, anchors in self._anchors.items():
             for k, v in anchors.items():
                 v.copy_(state[which][k])
+
+
+def _named(metric: str, values: Mapping[str, float]) -> dict[str, float]:
+    """A metric's values under the keys that `Metric.compute` promises, each series behind its mean over networks."""
+    series: dict[str, dict[str, float]] = {}
+    for key, value in values.items():
+        net, _, further = key.partition("/")
+        series.setdefault(f"plasticity/{metric}_{further}" if further else f"plasticity/{metric}", {})[
+            net
+        ] = value
+    named: dict[str, float] = {}
+    for name, per_net in series.items():
+        finite = [v for v in per_net.values() if math.isfinite(v)]
+        named[name] = sum(finite) / len(finite) if finite else float("nan")
+        named |= {f"{name}/{net}": v for net, v in per_net.items() if net}
+    return named

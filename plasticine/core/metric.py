@@ -17,7 +17,7 @@ experiments                      ``probe.lab``: the loss and the networks as fun
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from plasticine.core.agent import Decisions
     from plasticine.core.lab import Laboratory
     from plasticine.core.optim import SecondMoment
+    from plasticine.core.returns import Expectations
 
 __all__ = ["Layers", "Metric", "NetProbe", "Probe", "SiteProbe"]
 
@@ -165,6 +166,8 @@ class Probe:
         env_steps: Environment steps taken so far.
         task_end: Whether this is the last measurement of a task: the moment for what is too expensive otherwise.
         lab: Experiments on the learner; None for a probe made by hand.
+        rehearse: Plays one episode of every environment, of up to so many steps, and returns what the agent expected
+            and what came of it (see `plasticine.core.returns.Rehearsal`); None for a probe made by hand.
         second_moments: The optimizer's running mean of squared gradients by parameter; empty where it keeps none.
         rates: Learning rate of the latest step by network; empty before the first one. Needs `Metric.needs_batch`.
     """
@@ -175,6 +178,7 @@ class Probe:
     env_steps: int = 0
     task_end: bool = False
     lab: Laboratory | None = None
+    rehearse: Callable[[int], Expectations | None] | None = None
 
     @cached_property
     def gradients(self) -> Mapping[str, Tensor]:
@@ -214,7 +218,9 @@ class Metric(ABC):
     def compute(self, probe: Probe) -> dict[str, float]:
         """Return values keyed by network name (``actor``), or ``""`` for a value of the whole agent.
 
-        Keys become ``plasticity/<metric>/<network>``; the aggregate over networks is their mean. Return NaN for
+        Keys become ``plasticity/<metric>/<network>``; the aggregate over networks is their mean. Further values that
+        come with the same work have keys ``<network>/<name>`` and become ``plasticity/<metric>_<name>/<network>``,
+        with an aggregate of their own. Return NaN for
         an input that contains non-finite numbers, never raise. A network that the metric does not apply to, or not
         at this measurement, is left out.
         """

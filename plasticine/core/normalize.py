@@ -119,8 +119,12 @@ class RewardNormalizer:
         returns += reward
         if not self.frozen:
             self.moments.update(returns)
-        scaled = reward / math.sqrt(self.moments.var + self._epsilon)
         returns[done] = 0.0
+        return self.apply(reward)
+
+    def apply(self, reward: NDArray[np.float32]) -> F64:
+        """Scale reward [n] with the present statistics, without updating them."""
+        scaled = reward / math.sqrt(self.moments.var + self._epsilon)
         np.minimum(scaled, self._clip, out=scaled)
         return np.maximum(scaled, -self._clip, out=scaled)
 

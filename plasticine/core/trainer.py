@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ from plasticine.core.learner import Learner
 from plasticine.core.measure import Measurement
 from plasticine.core.metric import Layers
 from plasticine.core.noise import derive_seed
+from plasticine.core.returns import Rehearsal
 from plasticine.core.schedule import Moment, RunPlan
 from plasticine.core.scores import final_evaluations, summarise, summarise_evaluations
 from plasticine.core.state import Counters
@@ -92,6 +94,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.plan = plan
         self.seed = seed
+        self._rehearsal = Rehearsal(level, learner.agent, collector)
         self.evaluator = evaluator
         self.camera = camera
         self.counters = Counters()
@@ -189,7 +192,11 @@ class Trainer:
         layers: Mapping[str, Layers] = {}
         if measuring:
             measured, layers = self.measurement.take(
-                numbers, iteration=c.iteration, env_steps=c.env_steps, task_end=last
+                numbers,
+                iteration=c.iteration,
+                env_steps=c.env_steps,
+                task_end=last,
+                rehearse=functools.partial(self._rehearsal.play, task, self.seed),
             )
             scalars |= measured
         scalars |= self._look(task, last=last)
