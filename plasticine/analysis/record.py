@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from plasticine.analysis.lines import Event, Series, parse
+from plasticine.analysis.parsed import load_cached, save_cached, stamp
 from plasticine.errors import UserError
 from plasticine.tracking.jsonfile import read_json
+from plasticine.tracking.local import METRICS_FILE
 
 __all__ = ["Event", "RunRecord", "Series", "TaskSpan", "read_run"]
-
-
-class Series(NamedTuple):
-    """Values of one key.
-
-    Attributes:
-        steps: Env steps, int64, non-decreasing [k].
-        values: float64, all finite [k].
-    """
-
-    steps: NDArray[np.int64]
-    values: NDArray[np.float64]
-
-
-class Event(NamedTuple):
-    """Something that happened: its kind, when (env steps), plain facts."""
-
-    kind: str
-    env_steps: int
-    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -140,6 +122,9 @@ class RunRecord:
 def read_run(folder: Path) -> RunRecord:
     """Read the record of a run; one that is still going on is read as far as it has come.
 
+    What was read of a run that has stopped is kept beside it in ``.record.npz``, which is read instead as long as
+    ``metrics.jsonl`` does not change.
+
     Raises:
         UserError: There is no run in `folder`, or a line of its record is broken.
     """
@@ -147,44 +132,20 @@ def read_run(folder: Path) -> RunRecord:
     if card is None:
         raise UserError(f"there is no run in {folder}", "give a folder that holds a run.json")
     status = read_json(folder / "status.json") or {}
-    steps: dict[str, list[int]] = {}
-    values: dict[str, list[float]] = {}
-    episodes: list[list[float]] = []
-    events: list[Event] = []
-    for number, line in enumerate(_lines(folder / "metrics.jsonl"), start=1):
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise UserError(
-                f"line {number} of {folder / 'metrics.jsonl'} is broken: {error}",
-                "the same command continues the run from its last checkpoint and mends the file",
-            ) from error
-        if "m" in entry:
-            for key, value in entry["m"].items():
-                steps.setdefault(key, []).append(entry["s"])
-                values.setdefault(key, []).append(value)
-        elif "episodes" in entry:
-            episodes += entry["episodes"]
-        elif "event" in entry:
-            events.append(Event(entry["event"], entry["s"], entry.get("facts") or {}))
+    state = str(status.get("state", "running"))
+    path = folder / METRICS_FILE
+    content = load_cached(path) if state != "running" else None
+    if content is None:
+        before = stamp(path)
+        content = parse(path)
+        if state != "running" and before == stamp(path):
+            save_cached(path, content, before)
     return RunRecord(
         folder=folder,
         card=card,
-        state=str(status.get("state", "running")),
+        state=state,
         error=status.get("error"),
-        series={
-            key: Series(np.asarray(steps[key], np.int64), np.asarray(values[key], np.float64))
-            for key in steps
-        },
-        episodes=np.asarray(episodes, np.float64).reshape(-1, 4),
-        events=tuple(events),
+        series=content.series,
+        episodes=content.episodes,
+        events=content.events,
     )
-
-
-def _lines(path: Path) -> list[bytes]:
-    """Whole lines; the last one may be half written by a run that is going on."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    return content[: content.rfind(b"\n") + 1].splitlines()
