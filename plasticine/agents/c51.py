@@ -202,6 +202,11 @@ class C51(OffPolicy):
         loss = -(batch.targets * log_masses).sum(-1).mean()
         return loss, (loss.detach(), (log_masses.detach().exp() @ self._support).mean())
 
+    def fit(self, phase: str, batch: QBatch) -> tuple[Tensor, Tensor]:
+        """Means of the distributions of the actions taken, and of their targets."""
+        means = torch.softmax(self._logits(batch.obs, None), -1) @ self._support
+        return means.gather(1, batch.actions.view(-1, 1)).squeeze(1), batch.targets @ self._support
+
     def after_update(self, phase: str) -> None:
         """The slow copy is renewed every `target_frequency` environment steps."""
         self._steps += 1

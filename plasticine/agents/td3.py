@@ -204,6 +204,12 @@ class TD3(OffPolicy):
         loss = mse(first, batch.targets) + mse(second, batch.targets)
         return loss, (loss.detach(), first.detach().mean())
 
+    def fit(self, phase: str, batch: CriticBatch) -> tuple[Tensor, Tensor] | None:
+        """The first critic's values and its targets."""
+        if phase == "actor":
+            return None
+        return self._critics[0](batch.pairs)["value"].squeeze(1), batch.targets
+
     def after_update(self, phase: str) -> None:
         """Slow copies follow the actor's steps."""
         if phase == "actor":

@@ -176,6 +176,13 @@ class Agent(ABC):
         """The value of `loss` (0-d) in operations that can be differentiated any number of times; for looking."""
         return self.loss(phase, batch)[0]
 
+    def fit(self, phase: str, batch: Any) -> tuple[Tensor, Tensor] | None:
+        """Values [n] that the agent gives to a minibatch, and the targets [n] it trains them towards; for looking.
+
+        None if the phase trains no values, or if `statistics` has ``explained_variance``.
+        """
+        return None
+
     def after_update(self, phase: str) -> None:  # noqa: B027 - agents without slow copies need nothing
         """Called after every optimizer step (slow copies)."""
 

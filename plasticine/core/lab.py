@@ -115,6 +115,12 @@ class Laboratory:
         grads = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(tensors, grads, strict=True))
 
+    def fits(self) -> list[tuple[Tensor, Tensor]]:
+        """Values and targets of the last minibatch of every phase that trains values; see `Agent.fit`."""
+        with torch.no_grad():
+            found = [self._agent.fit(phase, batch) for phase, batch in self.batches.items()]
+        return [fit for fit in found if fit is not None]
+
     # -- the networks ----------------------------------------------------------------------------------------
     @torch.enable_grad()
     def apply(self, net: str, params: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:

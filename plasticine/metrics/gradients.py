@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
+
+from plasticine.core.metric import Layers, Probe
+from plasticine.metrics.per_network import finite_or_nan
 from plasticine.metrics.update_scalar import UpdateScalar
 
 __all__ = ["GradientNorm"]
@@ -18,7 +24,24 @@ class GradientNorm(UpdateScalar):
     Range: [0, inf); vanishing = loss of plasticity, exploding = instability. NaN if the gradient was not
     finite. No value if the agent does not report it.
 
+    Layer by layer it is the norm of the gradient of the agent's own loss on the last minibatch of the update, at the
+    present weights, without terms that methods add.
+
     Source: Yuan et al. 2025 (Plasticine, arXiv 2504.17490), "gradient norm".
     """
 
     scalar = "grad_norm"
+    needs_batch = True
+
+    def layers(self, probe: Probe) -> Layers:
+        """Return the norm of the gradient of every layer."""
+        found: Layers = {}
+        for net in probe.nets:
+            squares: dict[str, float] = {}
+            for name in net.params:
+                if name in probe.gradients:
+                    layer, norm = net.layer_of(name), probe.gradients[name].norm(dtype=torch.float64)
+                    squares[layer] = squares.get(layer, 0.0) + float(norm) ** 2
+            if squares:
+                found[net.name] = {layer: finite_or_nan(math.sqrt(s)) for layer, s in squares.items()}
+        return found

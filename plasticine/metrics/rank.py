@@ -1,14 +1,15 @@
 """How many directions the features of a network span.
 
-All three ranks read the singular values that the probe computes once per network. They do not change when
-the features are scaled, their rows permuted or their columns rotated. They are bounded by the smaller of
-the number of probe observations n and the number of features d; to judge d features take n of at least d,
-better 4 d.
+All ranks read singular values that the probe computes once per network, and once per hidden layer for the table
+of layers. They do not change when the features are scaled, their rows permuted or their columns rotated. They are
+bounded by the smaller of the number of probe observations n and the number of features d; to judge d features take
+n of at least d, better 4 d.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -17,7 +18,16 @@ from plasticine.core.metric import NetProbe
 from plasticine.metrics.bounds import number_within
 from plasticine.metrics.per_network import PerNetwork
 
-__all__ = ["EffectiveRank", "SRank", "StableRank", "effective_rank", "srank", "stable_rank"]
+__all__ = [
+    "ApproxRank",
+    "EffectiveRank",
+    "SRank",
+    "StableRank",
+    "approx_rank",
+    "effective_rank",
+    "srank",
+    "stable_rank",
+]
 
 # Rounding in the cumulative sum must not add a direction when the share lands exactly on 1 - delta.
 TIE_TOLERANCE = 1e-7
@@ -47,6 +57,19 @@ def srank(singular_values: Tensor, delta: float) -> float:
     return float((reached < enough).sum()) + 1.0
 
 
+def approx_rank(singular_values: Tensor, delta: float) -> float:
+    """Return the number of leading singular values that hold a share of 1 - `delta` of the sum of their squares.
+
+    Args:
+        singular_values: Descending, float64 [r].
+        delta: Share that may be missing, in [0, 1).
+    """
+    special = _degenerate(singular_values)
+    if special is not None:
+        return special
+    return srank((singular_values / singular_values[0]).square(), delta)
+
+
 def stable_rank(singular_values: Tensor) -> float:
     """Return the squared Frobenius norm divided by the squared spectral norm.
 
@@ -73,7 +96,26 @@ def effective_rank(singular_values: Tensor) -> float:
     return math.exp(float(torch.special.entr(share).sum()))
 
 
-class SRank(PerNetwork):
+class _Rank(PerNetwork):
+    """A number that follows from singular values: of the features, and layer by layer of what each layer gives on.
+
+    For a convolution the columns are its channels and the rows all positions of all observations.
+    """
+
+    @abstractmethod
+    def of(self, singular_values: Tensor) -> float:
+        """Return the number for singular values in descending order, float64 [r]."""
+
+    def measure(self, net: NetProbe) -> float:
+        """Return the number for one network's features."""
+        return self.of(net.singular_values)
+
+    def measure_layers(self, net: NetProbe) -> dict[str, float]:
+        """Return the number for every hidden layer."""
+        return {site.name: self.of(site.singular_values) for site in net.sites}
+
+
+class SRank(_Rank):
     r"""srank of the features: singular directions needed for 99 % (at delta 0.01) of the nuclear norm.
 
     .. math:: \min \Big\{ k : \sum_{i \le k} \sigma_i \ge (1 - \delta) \sum_i \sigma_i \Big\}
@@ -97,12 +139,40 @@ class SRank(PerNetwork):
     def __init__(self, *, delta: float) -> None:
         self.delta = number_within("delta of the srank metric", delta, low=0.0, high=1.0)
 
-    def measure(self, net: NetProbe) -> float:
-        """Return the srank of one network's features."""
-        return srank(net.singular_values, self.delta)
+    def of(self, singular_values: Tensor) -> float:
+        """See `srank`."""
+        return srank(singular_values, self.delta)
 
 
-class StableRank(PerNetwork):
+class ApproxRank(_Rank):
+    r"""Approximate rank of the features: principal directions needed for 99 % (at delta 0.01) of their energy.
+
+    .. math:: \min \Big\{ k : \sum_{i \le k} \sigma_i^2 \ge (1 - \delta) \sum_i \sigma_i^2 \Big\}
+
+    with :math:`\sigma_1 \ge \sigma_2 \ge \dots` the singular values of the features [n, d]. The squares make it at
+    most as large as `SRank`, and blind to weak directions.
+
+    Range: whole numbers 1 ... min(n, d), 0 for all-zero features; falling = loss of plasticity. NaN if a
+    feature is not finite.
+
+    Source: Yang et al. 2020 (arXiv 1909.12255), approximate rank; used by Moalla et al. 2024 (arXiv 2405.00662).
+
+    Args:
+        delta: Share of the energy that may be missing, in [0, 1).
+
+    Raises:
+        UserError: `delta` is outside [0, 1).
+    """
+
+    def __init__(self, *, delta: float) -> None:
+        self.delta = number_within("delta of the approx_rank metric", delta, low=0.0, high=1.0)
+
+    def of(self, singular_values: Tensor) -> float:
+        """See `approx_rank`."""
+        return approx_rank(singular_values, self.delta)
+
+
+class StableRank(_Rank):
     r"""Stable rank of the features, the robust cousin of the algebraic rank.
 
     .. math:: \frac{\|\Phi\|_F^2}{\|\Phi\|_2^2} = \frac{\sum_i \sigma_i^2}{\sigma_1^2}
@@ -116,12 +186,12 @@ class StableRank(PerNetwork):
     of Yuan et al. 2025 (Plasticine, arXiv 2504.17490) calls stable rank; see `SRank`.
     """
 
-    def measure(self, net: NetProbe) -> float:
-        """Return the stable rank of one network's features."""
-        return stable_rank(net.singular_values)
+    def of(self, singular_values: Tensor) -> float:
+        """See `stable_rank`."""
+        return stable_rank(singular_values)
 
 
-class EffectiveRank(PerNetwork):
+class EffectiveRank(_Rank):
     r"""Effective rank of the features: exponential of the entropy of their normalised singular values.
 
     .. math:: \exp \Big( - \sum_i p_i \ln p_i \Big), \qquad p_i = \sigma_i / \textstyle\sum_k \sigma_k,
@@ -136,6 +206,6 @@ class EffectiveRank(PerNetwork):
     erank; used by Yuan et al. 2025 (Plasticine, arXiv 2504.17490).
     """
 
-    def measure(self, net: NetProbe) -> float:
-        """Return the effective rank of one network's features."""
-        return effective_rank(net.singular_values)
+    def of(self, singular_values: Tensor) -> float:
+        """See `effective_rank`."""
+        return effective_rank(singular_values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,28 +11,14 @@ from torch import Tensor
 from plasticine.core.metric import NetProbe, SiteProbe
 from plasticine.errors import UserError, nearest
 from plasticine.metrics.bounds import choice, number_within
-from plasticine.metrics.per_network import PerNetwork, as_float64
+from plasticine.metrics.per_network import PerNetwork
+from plasticine.metrics.slopes import SLOPES
+from plasticine.metrics.unit_share import UnitShare
 
-__all__ = ["ActiveUnits", "DormantUnits", "active_fraction", "dormant_units", "unit_activity"]
+__all__ = ["ActiveUnits", "DormantUnits", "active_fraction", "dormant_units"]
 
 # Added to a layer's mean activity, so that a silent layer scores 0 (dormant) and not 0/0.
 SCORE_EPSILON = 1e-9
-
-
-def unit_activity(site: SiteProbe) -> Tensor:
-    """Mean absolute output of every unit, float64 [units]; NaN entries where an output is not finite.
-
-    A unit with several columns (CReLU, Fourier) gets the sum over them: for CReLU that is mean |z|, for
-    Fourier mean |sin z| + mean |cos z|, which lies in [1, sqrt 2]. Images are averaged over their positions
-    too.
-
-    Args:
-        site: `post` is [n, expansion * units] or [n, expansion * units, H, W].
-    """
-    # Averaged in float32 on the device (an image layer in float64 would be gigabytes), summed up in float64.
-    others = [axis for axis in range(site.post.ndim) if axis != 1]
-    columns = as_float64(site.post.detach().abs().float().mean(dim=others))
-    return columns.reshape(site.expansion, -1).sum(dim=0)
 
 
 def dormant_units(activity: Tensor, tau: float) -> int | None:
@@ -48,10 +34,10 @@ def dormant_units(activity: Tensor, tau: float) -> int | None:
     return int((score <= tau).sum())
 
 
-class DormantUnits(PerNetwork):
+class DormantUnits(UnitShare):
     r"""Ratio of dormant units (RDU) of a network on the probe batch.
 
-    With :math:`a_i` the mean absolute output of unit i of a layer with d units (`unit_activity`),
+    With :math:`a_i` the mean absolute output of unit i of a layer with d units (`SiteProbe.activity`),
 
     .. math:: s_i = \frac{a_i}{\frac{1}{d} \sum_k a_k + 10^{-9}}, \qquad i \text{ dormant} \iff s_i \le \tau
 
@@ -80,25 +66,16 @@ class DormantUnits(PerNetwork):
         self.tau = number_within("tau of the dormant units metric", tau, low=0.0, high=1.0)
         self.aggregate = choice("aggregate of the dormant units metric", aggregate, ("total", "mean"))
 
+    def count(self, site: SiteProbe) -> int | None:
+        """See `dormant_units`."""
+        return dormant_units(site.activity, self.tau)
+
     def measure(self, net: NetProbe) -> float | None:
         """Return the ratio of dormant units over the hidden layers of one network."""
-        if not net.sites:
-            return None
-        dormant, units = [], []
-        for site in net.sites:
-            activity = unit_activity(site)
-            count = dormant_units(activity, self.tau)
-            if count is None:
-                return math.nan
-            dormant.append(count)
-            units.append(activity.numel())
-        if self.aggregate == "total":
-            return sum(dormant) / sum(units)
-        return _mean([count / width for count, width in zip(dormant, units, strict=True)])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+        if self.aggregate == "total" or not net.sites:
+            return super().measure(net)
+        ratios = self.measure_layers(net).values()
+        return math.fsum(ratios) / len(ratios)
 
 
 def _nonzero_output(site: SiteProbe, margin: float) -> Tensor:
@@ -121,19 +98,8 @@ def _steep_sine(site: SiteProbe, margin: float) -> Tensor:
     return site.pre.cos().abs() >= margin
 
 
-def _steep_elu(site: SiteProbe, margin: float) -> Tensor:
-    return site.pre.clamp(max=0).exp() >= margin
-
-
-def _steep_gelu(site: SiteProbe, margin: float) -> Tensor:
-    z = site.pre
-    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-    return (torch.special.ndtr(z) + z * density).abs() >= margin
-
-
-def _steep_silu(site: SiteProbe, margin: float) -> Tensor:
-    gate = site.pre.sigmoid()
-    return (gate * (1 + site.pre * (1 - gate))).abs() >= margin
+def _steep(site: SiteProbe, margin: float) -> Tensor:
+    return SLOPES[site.act](site) >= margin
 
 
 def _always(site: SiteProbe, margin: float) -> Tensor:
@@ -148,9 +114,9 @@ ACTIVE: dict[str, Callable[[SiteProbe, float], Tensor]] = {
     "tanh": _unsaturated_tanh,
     "sigmoid": _unsaturated_sigmoid,
     "fourier": _steep_sine,
-    "elu": _steep_elu,
-    "gelu": _steep_gelu,
-    "silu": _steep_silu,
+    "elu": _steep,
+    "gelu": _steep,
+    "silu": _steep,
     "identity": _always,
 }
 

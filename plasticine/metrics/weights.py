@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
 from plasticine.core.metric import NetProbe
 from plasticine.errors import UserError
 from plasticine.metrics.bounds import choice
-from plasticine.metrics.per_network import PerNetwork, as_float64
+from plasticine.metrics.per_network import PerNetwork, as_float64, tensors_by_layer
 
 __all__ = ["WeightDifference", "WeightMagnitude", "root_mean_square"]
 
@@ -68,6 +68,14 @@ class WeightMagnitude(PerNetwork):
             tensor for name, tensor in net.params.items() if net.kinds[name] in self.kinds
         )
 
+    def measure_layers(self, net: NetProbe) -> dict[str, float]:
+        """Return the root mean square of the weights of every layer."""
+        found = {
+            layer: root_mean_square(net.params[name] for name in names)
+            for layer, names in tensors_by_layer(net, self.kinds).items()
+        }
+        return {layer: value for layer, value in found.items() if value is not None}
+
 
 class WeightDifference(PerNetwork):
     r"""Root mean square distance of a network's weights to their earlier values.
@@ -104,9 +112,19 @@ class WeightDifference(PerNetwork):
 
     def measure(self, net: NetProbe) -> float | None:
         """Return the root mean square change of one network's weights."""
+        return root_mean_square(self._changes(net, net.params))
+
+    def measure_layers(self, net: NetProbe) -> dict[str, float]:
+        """Return the root mean square change of the weights of every layer."""
+        found = {
+            layer: root_mean_square(self._changes(net, names))
+            for layer, names in tensors_by_layer(net, self.kinds).items()
+        }
+        return {layer: value for layer, value in found.items() if value is not None}
+
+    def _changes(self, net: NetProbe, names: Iterable[str]) -> Iterator[Tensor]:
         anchor = net.anchors.get(self.since, {})
-        return root_mean_square(
-            as_float64(tensor) - as_float64(anchor[name])
-            for name, tensor in net.params.items()
-            if net.kinds[name] in self.kinds and name in anchor and anchor[name].shape == tensor.shape
-        )
+        for name in names:
+            tensor = net.params[name]
+            if net.kinds[name] in self.kinds and name in anchor and anchor[name].shape == tensor.shape:
+                yield as_float64(tensor) - as_float64(anchor[name])

@@ -14,7 +14,7 @@ import torch
 
 from plasticine.compose import assemble_parts, build_object
 from plasticine.core.measure import Measurement
-from plasticine.core.metric import Metric, Probe
+from plasticine.core.metric import Layers, Metric, Probe
 from plasticine.testing.contract import _check_finite, _check_ownership, _differing
 from plasticine.testing.runs import Recording, clones, global_random_states, record, tiny_config
 
@@ -138,32 +138,38 @@ def check_metric(metric: Mapping[str, Any]) -> None:
         numbers = {**learner.flush(), **learner.agent.statistics()}
         watch.take(numbers, iteration=1, env_steps=0, task_end=True)
         before = clones(learner.state.tensors() | learner.streams.state()), global_random_states()
-        values = [_computed(measured, spy.probe) for _ in range(2)]
+        (values, layers), again = (_computed(measured, spy.probe) for _ in range(2))
         after = clones(learner.state.tensors() | learner.streams.state()), global_random_states()
         changed = _differing(before[0], after[0])
         assert not changed, f"{where}: changes {changed[0]}"
         assert before[1] == after[1], f"{where}: a process-wide random generator was used"
-        assert repr(values[0]) == repr(values[1]), f"{where}: the same probe gives other values"
-        unknown = values[0].keys() - learner.networks.keys() - {""}
+        assert repr((values, layers)) == repr(again), f"{where}: the same probe gives other values"
+        unknown = (values.keys() | layers.keys()) - learner.networks.keys() - {""}
         assert not unknown, f"{where}: {sorted(unknown)[0]!r} is not the name of a network"
-        assert all(type(v) is float for v in values[0].values()), f"{where}: values must be plain floats"
-        found |= {k for k, v in values[0].items() if math.isfinite(v)}
+        every = [*values.values(), *(v for of_net in layers.values() for v in of_net.values())]
+        assert all(type(v) is float for v in every), f"{where}: values must be plain floats"
+        found |= {k for k, v in values.items() if math.isfinite(v)}
         _blow_up(spy.probe)
         _computed(measured, spy.probe)
     assert found, f"{where}: finds no finite number anywhere"
 
 
-def _computed(metric: Metric, probe: Probe) -> dict[str, float]:
+def _computed(metric: Metric, probe: Probe) -> tuple[dict[str, float], Layers]:
     with torch.no_grad():
-        values = metric.compute(probe)
+        values = metric.compute(probe), metric.layers(probe)
         assert not torch.is_grad_enabled(), f"{type(metric).__name__} switches gradients on"
     return values
 
 
 @torch.no_grad()
 def _blow_up(probe: Probe) -> None:
+    """Break every number that is not computed again, and forget what was computed from them before."""
+    for name in ("gradients", "second_moments"):
+        vars(probe).pop(name, None)
     for net in probe.nets:
-        vars(net).pop("singular_values", None)  # computed from the features that were
+        for part in (net, *net.sites):
+            for name in ("singular_values", "activity"):
+                vars(part).pop(name, None)
         for tensor in (net.features, *net.params.values(), *net.outputs.values()):
             tensor.fill_(math.nan)
         for site in net.sites:

@@ -123,13 +123,13 @@ class LocalLog:
         self.event("video", env_steps, {"file": path, **facts})
 
     def layers(self, values: Mapping[str, Mapping[str, Mapping[str, float]]], env_steps: int) -> None:
-        """Record values of single layers in a line of their own, those that are not finite as null."""
+        """Record values of single layers, to seven digits, in a line of their own; not finite ones as null."""
         self._ensure_open()
         if env_steps > self._step:
             self._write_line()
         rows = {
             metric: {
-                net: {layer: float(v) if math.isfinite(v) else None for layer, v in found.items()}
+                net: {layer: float(f"{v:.7g}") if math.isfinite(v) else None for layer, v in found.items()}
                 for net, found in nets.items()
             }
             for metric, nets in values.items()

@@ -14,24 +14,34 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from plasticine.api import configure
 from plasticine.core.metric import Metric, NetProbe, Probe, SiteProbe
+from plasticine.testing import check_metric
 
 FOLDER = Path(__file__).parents[2] / "conf" / "metrics"
+#: Of the expensive ones, those tested in files of their own.
+EXPENSIVE = {"grad_cov", "entk_rank", "hessian_top", "hessian_rank", "capacity_probe", "overestimation"}
 CORE = OmegaConf.to_container(OmegaConf.load(FOLDER / "core.yaml"), resolve=True)
 NONE = OmegaConf.to_container(OmegaConf.load(FOLDER / "none.yaml"), resolve=True)
-WHOLE_AGENT = {"gradient_norm", "policy_entropy"}
+FULL = OmegaConf.to_container(OmegaConf.load(FOLDER / "full.yaml"), resolve=True)
+NODES = {**CORE["set"], **{k: v for k, v in FULL["set"].items() if k not in EXPENSIVE}}
+WHOLE_AGENT = {"gradient_norm", "policy_entropy", "explained_variance"}
+#: These have nothing to say about a probe without a learner behind it.
+OF_A_LEARNER = {
+    *("policy_churn", "grama", "effective_lr", "effective_rotation", "adam_v_stats", "adam_v_below_eps"),
+}
 
 
 def target_of(name: str) -> type[Metric]:
-    module, _, attribute = CORE["set"][name]["_target_"].rpartition(".")
+    module, _, attribute = NODES[name]["_target_"].rpartition(".")
     return getattr(importlib.import_module(module), attribute)
 
 
 def build(name: str) -> Metric:
-    return target_of(name)(**{key: value for key, value in CORE["set"][name].items() if key != "_target_"})
+    return target_of(name)(**{key: value for key, value in NODES[name].items() if key != "_target_"})
 
 
-EVERY = pytest.mark.parametrize("name", CORE["set"])
+EVERY = pytest.mark.parametrize("name", [name for name in NODES if name not in OF_A_LEARNER])
 
 
 class TwoNetworks(nn.Module):
@@ -56,7 +66,8 @@ class TwoNetworks(nn.Module):
             anchors = dict.fromkeys(("update", "task", "init"), earlier)
             kinds = {key: key.rpartition(".")[2] for key in params}
             nets.append(NetProbe(name, sites, second.tanh(), params, anchors, kinds))
-        return Probe(tuple(nets), {"grad_norm": 0.5, "policy_entropy": 1.5})
+        scalars = {"grad_norm": 0.5, "policy_entropy": 1.5, "explained_variance": 0.25}
+        return Probe(tuple(nets), scalars)
 
 
 @pytest.fixture
@@ -67,18 +78,45 @@ def networks() -> TwoNetworks:
     return networks
 
 
-def test_core_measures_the_metrics_of_the_paper():
+def test_core_is_complete():
     assert set(CORE) == {"every", "probe_size", "set", "video"}
     assert CORE["every"] >= 1
     assert CORE["probe_size"] >= 1024
     assert set(CORE["set"]) == WHOLE_AGENT | {
-        "rdu", "fau", "srank", "stable_rank", "effective_rank", "feature_norm", "feature_variance",
-        "weight_magnitude", "weight_difference",
+        "rdu", "rdu_mean", "fau", "dead_units", "frozen_units", "srank", "approx_rank", "stable_rank",
+        "effective_rank", "feature_norm", "feature_variance", "weight_magnitude", "weight_difference",
+        "weight_difference_task", "weight_difference_init", "update_to_weight", "policy_churn",
     }  # fmt: skip
     assert CORE["set"]["rdu"]["tau"] == 0.025
     assert CORE["set"]["rdu"]["aggregate"] == "total"
+    assert CORE["set"]["rdu_mean"] == {**CORE["set"]["rdu"], "aggregate": "mean"}
     assert CORE["set"]["weight_difference"]["since"] == "update"
+    assert CORE["set"]["weight_difference_task"]["since"] == "task"
+    assert CORE["set"]["weight_difference_init"]["since"] == "init"
     assert "free" not in CORE["set"]["weight_magnitude"]["kinds"]
+
+
+def test_full_is_core_and_more():
+    assert FULL["defaults"] == ["core", "_self_"]
+    assert set(FULL["set"]) == EXPENSIVE | {
+        "grama", "saturation", "saturated", "effective_lr", "effective_rotation", "adam_v_stats",
+        "adam_v_below_eps",
+    }  # fmt: skip
+    assert FULL["set"]["grama"]["tau"] == 0.01
+    composed = configure("env=classic", "metrics=full")["metrics"]
+    assert set(composed["set"]) == set(CORE["set"]) | set(FULL["set"])
+    assert (composed["every"], composed["probe_size"]) == (CORE["every"], CORE["probe_size"])
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_contract(name):
+    """On networks of two agents, vectors and images: changes nothing, repeats itself, never raises."""
+    node = {**NODES[name]}
+    if name in ("effective_lr", "effective_rotation"):
+        with pytest.raises(AssertionError, match="finds no finite number anywhere"):
+            check_metric(node)  # the networks there have no normalised layers
+    else:
+        check_metric(node)
 
 
 def test_none_has_the_same_keys_and_no_metric():
@@ -89,7 +127,7 @@ def test_none_has_the_same_keys_and_no_metric():
 @EVERY
 def test_yaml_gives_exactly_the_keywords_of_the_constructor(name):
     parameters = list(inspect.signature(target_of(name)).parameters.values())
-    assert {p.name for p in parameters} == set(CORE["set"][name]) - {"_target_"}
+    assert {p.name for p in parameters} == set(NODES[name]) - {"_target_"}
     assert all(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
 
 

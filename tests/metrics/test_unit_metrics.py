@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from plasticine.core.metric import Probe, SiteProbe
 from plasticine.errors import UserError
-from plasticine.metrics.units import ACTIVE, ActiveUnits, DormantUnits, dormant_units, unit_activity
+from plasticine.metrics.units import ACTIVE, ActiveUnits, DormantUnits, dormant_units
 from plasticine.networks.activations import _ACTIVATIONS, activation
 
 RDU = DormantUnits(tau=0.025, aggregate="total")
@@ -45,7 +45,7 @@ def test_threshold_is_relative_to_the_layer_mean_and_inclusive(make_net, measure
 def test_activity_is_the_mean_absolute_output(make_net, measure):
     # unit 0 is large but changes sign: its mean is 0, its mean absolute value is not
     post = torch.tensor([[5.0, 1.0], [-5.0, 1.0]])
-    assert unit_activity(layer_with(post)).tolist() == [5.0, 1.0]
+    assert layer_with(post).activity.tolist() == [5.0, 1.0]
     assert measure(RDU, make_net(sites=[layer_with(post)])) == 0.0
 
 
@@ -65,7 +65,7 @@ def test_each_layer_is_normalised_by_itself(make_net, measure):
 
 
 def test_score_does_not_depend_on_the_scale(pre, make_site):
-    activity = unit_activity(make_site(pre))
+    activity = make_site(pre).activity
     assert dormant_units(activity, 0.9) == dormant_units(1000 * activity, 0.9) > 0
 
 
@@ -81,7 +81,7 @@ def test_image_units_are_channels_averaged_over_positions(make_net, measure):
     post[:, 0, 1, 1] = 8.0  # silent at three of four positions
     post[:, 1] = 1.0
     site = layer_with(post)
-    assert unit_activity(site).tolist() == [2.0, 1.0, 0.0]
+    assert site.activity.tolist() == [2.0, 1.0, 0.0]
     assert measure(RDU, make_net(sites=[site])) == pytest.approx(1 / 3)
 
 
@@ -92,14 +92,14 @@ def test_crelu_is_scored_once_per_unit_by_its_pre_activation(shape, make_site, m
     z[:, 4:] = 0.0
     site = make_site(z, "crelu")
     axes = (0, *range(2, z.ndim))
-    np.testing.assert_allclose(unit_activity(site), np.abs(z.double().numpy()).mean(axes), rtol=1e-6)
+    np.testing.assert_allclose(site.activity, np.abs(z.double().numpy()).mean(axes), rtol=1e-6)
     assert measure(RDU, make_net(sites=[site])) == pytest.approx(2 / 6)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 100.0])
 def test_fourier_units_are_never_dormant(scale, pre, make_site, make_net, measure):
     site = make_site(scale * pre, "fourier")
-    activity = unit_activity(site)
+    activity = site.activity
     assert activity.shape == (20,)
     assert float(activity.min()) >= 1 - 1e-6
     assert measure(DormantUnits(tau=0.7, aggregate="total"), make_net(sites=[site])) == 0.0
