@@ -1,0 +1,175 @@
+"""Writing the report of a study: one page, and everything in it as files."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from plasticine.launch.cores import usable_cores
+from plasticine.report.differences import settings_table, versions_table
+from plasticine.report.doses import doses
+from plasticine.report.latex import grid_latex, improvement_latex
+from plasticine.report.page import Picture, Section, page
+from plasticine.report.runs import RETURN
+from plasticine.report.streams import Stream
+from plasticine.report.study import Asked, Examined, examine
+from plasticine.report.style import Wanted, figure_files
+from plasticine.report.table import Table
+from plasticine.report.tables import curve_columns, numbers, slopes_table, write_columns, write_tables
+from plasticine.report.winners import winners
+
+__all__ = ["build_report", "figures", "write_report"]
+
+#: Name of the page.
+PAGE_FILE = "report.html"
+_LISTING = ".files.json"
+_PARALLEL = 12  # figures from which on more than one process draws
+
+
+def build_report(
+    study: str, out: Path, stores: Sequence[Path] = (Path("runs"),), baseline: str | None = None
+) -> Path:
+    """Write the report of a study into a folder and return its page.
+
+    Raises:
+        UserError: See `plasticine.report.study.examine`.
+    """
+    return write_report(examine(Asked(study, tuple(stores), baseline)), out)
+
+
+def figures(examined: Examined) -> dict[str, list[Wanted]]:
+    """Return the figures of each section that has any; nothing is drawn yet."""
+    if not examined.runs:
+        return {}
+    several = len(examined.layout.agents) > 1
+    found: dict[str, list[Wanted]] = {"winners": []}
+    if examined.grid.estimates:
+        found["winners"] = winners(examined.evidence, examined.grid, examined.baseline, examined.palette())
+        found["doses"] = doses(examined.evidence, several)
+    for section, part in (
+        ("curves", Stream.learning),
+        ("tasks", Stream.visits),
+        ("metrics", Stream.plasticity),
+    ):
+        found[section] = [
+            figure
+            for stream in examined.streams
+            for figure in part(stream, examined.palette(stream.agent), examined.metrics)
+        ]
+    return {section: wanted for section, wanted in found.items() if wanted}
+
+
+def write_report(examined: Examined, out: Path) -> Path:
+    """Write the page, the figures, the tables and LaTeX; files of an earlier report that are no more are removed."""
+    folders = {name: out / name for name in ("figures", "tables", "latex")}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    _remove_listed(out)
+    wanted = figures(examined)
+    pictures = _drawn(wanted, folders["figures"])
+    shown = {
+        "slopes": slopes_table(examined.streams),
+        "failures": examined.state.failures,
+        "missing": examined.state.gaps,
+        "diagnosis": examined.diagnosis,
+        "versions": versions_table(examined.runs),
+        "settings": settings_table(examined.runs, examined.layout),
+    }
+    write_tables(
+        folders["tables"], [*numbers(examined.evidence, examined.grid, examined.runs), *shown.values()]
+    )
+    keys = [RETURN, *(f"plasticity/{name}" for name in examined.metrics)]
+    write_columns(folders["tables"], "curves", curve_columns(examined.streams, keys))
+    if examined.grid.estimates:
+        _write(folders["latex"] / "grid.tex", grid_latex(examined.evidence, examined.grid))
+    if examined.evidence.improvement:
+        _write(folders["latex"] / "improvement.tex", improvement_latex(examined.evidence, examined.baseline))
+    text = page(
+        f"{examined.asked.study}: report", [examined.state.sentence, *_summary(examined)], examined.warnings,
+        _sections(examined, pictures, shown),
+    )  # fmt: skip
+    _write(out / PAGE_FILE, text)
+    files = sorted(
+        path.relative_to(out).as_posix() for folder in folders.values() for path in folder.iterdir()
+    )
+    _write(out / _LISTING, json.dumps(files))
+    return out / PAGE_FILE
+
+
+def _summary(examined: Examined) -> list[str]:
+    """Say who won, as far as that can be said."""
+    if not examined.grid.estimates:
+        return ["No finished run has a score yet, so there is nothing to compare."]
+    best = examined.evidence.ranked[0]
+    clear = [row for row, (found, _) in examined.evidence.improvement.items() if float(found.low) > 0.5]
+    worse = [row for row, (found, _) in examined.evidence.improvement.items() if float(found.high) < 0.5]
+    lines = [f"Best on average: {best}." if len(examined.layout.rows) > 1 else ""]
+    if examined.evidence.improvement:
+        lines.append(
+            f"Better than {examined.baseline} (interval above 0.5): {', '.join(clear) or 'none'}. "
+            f"Worse: {', '.join(worse) or 'none'}."
+        )
+    return [line for line in lines if line]
+
+
+_TITLES = {
+    "winners": "Who won",
+    "doses": "How often, how strongly",
+    "curves": "Returns along the stream",
+    "tasks": "Task by task",
+    "metrics": "Plasticity along the stream",
+}
+
+
+def _sections(
+    examined: Examined, pictures: dict[str, list[Picture]], tables: dict[str, Table]
+) -> list[Section]:
+    state = examined.state
+    counts = ", ".join(f"{count} {name}" for name, count in state.counts.items())
+    found = [
+        Section(
+            "finished",
+            "Did everything finish",
+            [f"Runs: {counts}."],
+            parts=[tables["failures"], tables["missing"]],
+        )
+    ]
+    for name, title in _TITLES.items():
+        parts: list[Picture | Table] = list(pictures.get(name, []))
+        if name == "tasks" and tables["slopes"].rows:
+            parts.append(tables["slopes"])
+        if parts:
+            found.append(Section(name, title, parts=parts))
+    parts = [tables["diagnosis"]]
+    found.append(Section("diagnosis", "Diagnosis", [t for t in [examined.unjudged] if t], parts=parts))
+    found.append(Section("what", "What ran", parts=[tables["settings"], tables["versions"]]))
+    return found
+
+
+def _drawn(wanted: dict[str, list[Wanted]], folder: Path) -> dict[str, list[Picture]]:
+    jobs = [(section, figure) for section, group in wanted.items() for figure in group]
+    workers = min(usable_cores(), len(jobs) // (_PARALLEL // 2))
+    if workers < 2 or len(jobs) < _PARALLEL:
+        drawings = [figure_files(figure, folder) for _, figure in jobs]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            drawings = list(pool.map(figure_files, [job[1] for job in jobs], [folder] * len(jobs)))
+    found: dict[str, list[Picture]] = {}
+    for (section, figure), svg in zip(jobs, drawings, strict=True):
+        found.setdefault(section, []).append(Picture(figure.name, figure.title, figure.caption, svg))
+    return found
+
+
+def _remove_listed(out: Path) -> None:
+    """Remove what an earlier report has written, and nothing else."""
+    listing = out / _LISTING
+    if listing.exists():
+        for name in json.loads(listing.read_text(encoding="utf-8")):
+            (out / name).unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
