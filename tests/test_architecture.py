@@ -194,6 +194,9 @@ def test_public_surface_is_frozen():
         "Metric",
         "UserError",
         "configure",
+        "load",
+        "load_run",
+        "load_study",
         "make",
     ]
     assert all(getattr(plasticine, name) for name in plasticine.__all__)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "read_checkpoint"]
 
 _MAGIC = b"PLASTIC1"
 _NAME = re.compile(r"^(\d{12})\.ckpt$")
@@ -71,7 +71,7 @@ class Checkpoints:
         """
         for path in reversed(self.paths()):
             try:
-                return _read(path)
+                return read_checkpoint(path)
             except (ValueError, OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
                 path.replace(path.with_suffix(".damaged"))
                 warnings.warn(
@@ -80,7 +80,12 @@ class Checkpoints:
         return None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read one checkpoint file without executing anything in it.
+
+    Raises:
+        ValueError: It is truncated or altered.
+    """
     raw = path.read_bytes()
     head = len(_MAGIC) + 32
     if len(raw) < head or raw[: len(_MAGIC)] != _MAGIC:
