@@ -1,14 +1,16 @@
-"""``plasticine sync``: send the records of runs to MLflow, e.g. after a launch without a server in reach."""
+"""``plasticine sync``: send the records of runs to MLflow and bring their comparison there up to date."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from plasticine.tracking.sync import find_runs, sync
+from plasticine.tracking.store import Store
+from plasticine.tracking.sync import Synced, find_runs, sync
 
 __all__ = ["configure", "run"]
 
@@ -43,4 +45,21 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(f"{len(results)} runs, {points} points sent, {pending} runs pending", highlight=False)
     for uri in sorted({r.uri for r in results}):
         console.print(f"store: {uri}", highlight=False, soft_wrap=True)
-    return 1 if pending else 0
+    problem = _compare(results)
+    if problem:
+        console.print(f"the comparison is not up to date: {problem}", highlight=False, soft_wrap=True)
+    return 1 if pending or problem else 0
+
+
+def _compare(results: Sequence[Synced]) -> str:
+    """Bring aggregates, views, figures and report up to date; return what could not be done."""
+    from plasticine.comparison.study import update_studies
+
+    stores: dict[tuple[str, str], Store] = {}
+    runs: dict[tuple[str, str], list[Path]] = {}
+    for result in results:
+        if result.store is not None:
+            key = result.store.uri, result.store.experiment_id
+            stores[key] = result.store
+            runs.setdefault(key, []).append(result.run_dir)
+    return "; ".join(filter(None, (update_studies(stores[key], runs[key]) for key in stores)))

@@ -17,6 +17,9 @@ __all__ = ["Forwarding"]
 #: Seconds a launch waits for the store before it trains without it. A new SQLite store takes about 6.
 _READY_TIMEOUT = 60.0
 
+#: What the processes run: forwarding, and the comparison of studies.
+_PROCESS = "plasticine.comparison.process"
+
 Target = tuple[str, str]
 
 
@@ -43,7 +46,7 @@ class Forwarding:
         """Start the processes; nothing is written yet."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         for target in dict.fromkeys(target for target in self._targets.values() if target):
-            self._forwarders[target] = Forwarder()
+            self._forwarders[target] = Forwarder(module=_PROCESS)
             self._forwarders[target].start()
 
     def open(self, display: Display) -> None:
@@ -66,13 +69,25 @@ class Forwarding:
             self._forwarders[target].follow(job.folder.path)
 
     def finish(self, display: Display, timeout: float | None = None) -> None:
-        """Send what is left, within a time limit, and end the processes."""
+        """Send what is left, bring the comparison up to date and end the processes.
+
+        Args:
+            display: Is told what could not be done.
+            timeout: Seconds for each of both; None: ``tracker.finish_timeout``, and the comparison with figures and
+                report.
+        """
+        seconds = self._timeout if timeout is None else timeout
         for forwarder in self._forwarders.values():
-            report = forwarder.finish(self._timeout if timeout is None else timeout)
+            report = forwarder.finish(seconds, compare=seconds, complete=timeout is None)
             if report.pending:
                 display.log(
                     f"warning: the record of {len(report.pending)} run(s) is not in MLflow yet "
                     f"({report.reason}); `plasticine sync` sends it"
+                )
+            elif report.compared:
+                display.log(
+                    f"warning: the comparison in MLflow is not up to date ({report.compared}); "
+                    "`plasticine sync` mends it"
                 )
         self._forwarders.clear()
 

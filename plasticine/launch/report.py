@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from plasticine.launch.job import Job
 from plasticine.tracking.jsonfile import read_json
+from plasticine.tracking.views import METHODS_VIEW, view_link
 
-__all__ = ["exit_code", "failures", "results", "ui_lines"]
+__all__ = ["exit_code", "failures", "findings", "results", "ui_lines"]
 
 _TAIL = 12  # lines of a traceback shown
 
@@ -72,24 +74,34 @@ def failures(jobs: Sequence[Job]) -> str:
     return "\n\n".join(parts)
 
 
+def findings(jobs: Sequence[Job]) -> str:
+    """Return a line for each finished run that a diagnosis found something in; empty if there is none."""
+    lines = []
+    for job in jobs:
+        if job.state == "finished":
+            report = read_json(job.folder.path / "diagnosis.json") or {}
+            found = [f"{f['name']} since step {f['began']:,}" for f in report.get("findings", ())]
+            if found:
+                lines.append(f"diagnosis: {job.name}: {', '.join(found)}")
+    return "\n".join([*lines, "what that means: plasticine diagnose <run>"]) if lines else ""
+
+
 def ui_lines(jobs: Sequence[Job], launch_dir: Path) -> list[str]:
     """Return how to compare the runs of a launch in MLflow's pages; empty if nothing was forwarded."""
-    stores: dict[tuple[str, str], None] = {}
+    stores: dict[tuple[str, str, str], None] = {}
     for job in jobs:
         if job.config["tracker"]["kind"] != "mlflow" or not job.folder.path.is_dir():
             continue
         note = read_json(job.folder.path / "mlflow.json")
         if note and note.get("uri") and note.get("experiment_id"):
-            stores[note["uri"], note["experiment_id"]] = None
+            stores[note["uri"], note["experiment_id"], str(job.config["study"])] = None
     lines = []
-    for uri, experiment in stores:
-        page = f"#/experiments/{experiment}/runs?compareRunsMode=CHART"
+    for uri, experiment, study in stores:
         if uri.startswith(("http://", "https://")):
-            lines.append(f"compare: {uri.rstrip('/')}/{page}")
+            lines.append(f"compare: {uri.rstrip('/')}{view_link(experiment, study, METHODS_VIEW)}")
         else:
-            lines.append(f"compare: mlflow ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000")
-            lines.append(f"         http://127.0.0.1:5000/{page}")
-    return lines
+            lines.append(f"compare: plasticine ui --uri {shlex.quote(uri)}")
+    return list(dict.fromkeys(lines))
 
 
 def _numbers(jobs: Sequence[Job], key: str) -> list[float]:

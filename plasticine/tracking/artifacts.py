@@ -33,7 +33,12 @@ class Artifacts:
 
     def send_end(self, outcome: str, events: list[dict[str, Any]]) -> str:
         """Send the complete record and the logs; return what went wrong, or an empty text."""
-        names = ("metrics.jsonl", "log.txt", *(("error.txt",) if outcome == "failed" else ()))
+        names = (
+            "metrics.jsonl",
+            "layers.parquet",
+            "log.txt",
+            *(("error.txt",) if outcome == "failed" else ()),
+        )
         return self._send(names, events)
 
     def send_films(self, paths: list[str]) -> tuple[list[str], str]:

@@ -49,6 +49,7 @@ class RunFollower:
 
     def __init__(self, run_dir: Path | str) -> None:
         self.run_dir = Path(run_dir)
+        self.closed: str | None = None  # outcome that MLflow knows, as of the last push
         self._settled: tuple[int, ...] | None = None
         self._checked_run: str | None = None
         self._settings: ForwardSettings | None = None
@@ -120,6 +121,7 @@ class RunFollower:
             state.save(self.run_dir)
         elif problem == "" and state.artifacts == "start":
             state.save(self.run_dir)
+        self.closed = state.closed
         return Push(state.pushed - before, bool(problem) or not complete, problem)
 
     def _open_run(self, store: Store, state: ForwardState) -> None:
@@ -254,6 +256,9 @@ class RunFollower:
         if switched:
             steps = [str(e["env_steps"]) for e in self._events if _is_switch(e)]
             tags["plasticine.switches"] = ",".join(steps)
+        found = _diagnosis(self._events)
+        if found is not None:
+            tags["diagnosis"] = found
         left_out = state.selection.left_out(settings)
         if left_out:
             names = ", ".join(left_out)
@@ -288,6 +293,19 @@ class RunFollower:
 
 def _is_switch(event: dict[str, Any]) -> bool:
     return event["kind"] == "task_start" and int(event["facts"].get("index", 0)) > 0
+
+
+def _diagnosis(events: list[dict[str, Any]]) -> str | None:
+    """What was found at the latest look at the run; None if nothing ever was."""
+    found: dict[str, None] = {}
+    seen = False
+    for facts in (event["facts"] for event in events if event["kind"] == "diagnosis"):
+        seen = True
+        if facts["state"] == "found":
+            found[facts["name"]] = None
+        else:
+            found.pop(facts["name"], None)
+    return ", ".join(found) or "nothing any more" if seen else None
 
 
 def _name(key: str) -> str:

@@ -1,4 +1,4 @@
-"""The process that sends records to MLflow: ``python -m plasticine.tracking.forward``.
+"""The process that sends records to MLflow, and what it says to the launcher.
 
 It reads commands from stdin and writes answers to stdout, one JSON object a line:
 
@@ -7,8 +7,9 @@ It reads commands from stdin and writes answers to stdout, one JSON object a lin
     "reason": str, "permanent": bool}``; unless permanent, it tries again and answers again when it is ready.
 ``{"cmd": "follow", "run_dir": str}``
     Sends what the run commits from now on. No answer.
-``{"cmd": "finish", "timeout": seconds}``
-    Sends what is left, answers ``{"pushed": points, "pending": [run dirs], "reason": str}`` and exits.
+``{"cmd": "finish", "timeout": seconds, "compare": seconds, "complete": bool}``
+    Sends what is left and answers ``{"pushed": points, "pending": [run dirs], "reason": str}``; then brings the
+    comparison of the studies up to date, answers ``{"compared": what could not be done}`` and exits.
 
 The end of stdin means that the launcher is gone: one last bounded push, then the process exits.
 """
@@ -17,25 +18,34 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from plasticine.errors import UserError
 from plasticine.tracking.follower import RunFollower
-from plasticine.tracking.store import Store, open_store, resolve_uri
+from plasticine.tracking.store import Store, one_line, open_store, resolve_uri, store_errors
 
-__all__ = ["Backoff", "ForwardService", "main"]
+__all__ = ["Backoff", "Compare", "ForwardService", "serve"]
 
 _POLL_SECONDS = 1.0
 _SLICE_SECONDS = 2.0  # one run may not keep the others, or a command, waiting for longer
 _LAST_PUSH_SECONDS = 30.0
+_COMPARE_EVERY = 60.0  # seconds between two updates of the comparison while runs go on, at least
+
+
+class Compare(Protocol):
+    """Brings the comparison of the runs' studies in a store up to date; see `plasticine.comparison`."""
+
+    def __call__(self, store: Store, run_dirs: Sequence[Path], deadline: float, complete: bool) -> str:
+        """Return what could not be done before `deadline` (`time.monotonic`), or an empty text."""
 
 
 class Backoff:
@@ -73,12 +83,19 @@ class ForwardService:
     Args:
         answer: Receives each answer.
         clock: Seconds.
+        compare: Updates the comparison, None: there is none.
     """
 
     def __init__(
-        self, answer: Callable[[dict[str, Any]], None], clock: Callable[[], float] = time.monotonic
+        self,
+        answer: Callable[[dict[str, Any]], None],
+        clock: Callable[[], float] = time.monotonic,
+        compare: Compare | None = None,
     ) -> None:
         self.pushed = 0
+        self._compare = compare
+        self._compared = 0  # finished runs in the comparison
+        self._compare_from = -math.inf
         self._answer = answer
         self._clock = clock
         self._request: dict[str, Any] | None = None
@@ -130,6 +147,29 @@ class ForwardService:
         reason = next((r for r in reasons if r), "the time was up" if pending else "")
         return {"pushed": self.pushed, "pending": pending, "reason": reason}
 
+    def compare_finished(self) -> None:
+        """Bring the comparison up to date if further runs have finished, at most once a minute."""
+        finished = sum(follower.closed == "finished" for follower in self._runs.values())
+        if finished != self._compared and self._clock() >= self._compare_from:
+            problem = self.compare(math.inf, complete=False)
+            if problem:
+                print("comparison:", problem, file=sys.stderr)
+            self._compared, self._compare_from = finished, self._clock() + _COMPARE_EVERY
+
+    def compare(self, timeout: float, complete: bool) -> str:
+        """Bring the comparison up to date; return what could not be done, or an empty text.
+
+        Args:
+            timeout: Seconds after which nothing further is begun.
+            complete: With figures and report.
+        """
+        if self._compare is None:
+            return ""
+        if self._store is None or self._store_backoff.waiting:
+            return self._store_backoff.reason or "there is no store"
+        runs = [Path(run) for run in self._runs]
+        return self._compare(self._store, runs, time.monotonic() + timeout, complete)
+
     def _prepare(self, answer_failure: bool) -> None:
         if self._store_backoff.waiting:
             return
@@ -141,8 +181,8 @@ class ForwardService:
         except UserError as error:
             self._refused = str(error)
             self._answer({"ready": False, "reason": str(error), "permanent": True})
-        except _store_errors() as error:
-            self._store_backoff.failed(_one_line(error))
+        except store_errors() as error:
+            self._store_backoff.failed(one_line(error))
             permanent = _is_refusal(error)
             self._refused = self._store_backoff.reason if permanent else ""
             if answer_failure or permanent:
@@ -163,13 +203,13 @@ class ForwardService:
             return False
         try:
             result = follower.push(self._store, now + _SLICE_SECONDS if deadline is None else deadline, final)
-        except _store_errors() as error:
+        except store_errors() as error:
             # A refused request concerns this run; anything else concerns the store and so all runs.
             whose = backoff if _is_refusal(error) else self._store_backoff
-            whose.failed(_one_line(error))
+            whose.failed(one_line(error))
             return False
         except ValueError as error:
-            backoff.failed(_one_line(error))
+            backoff.failed(one_line(error))
             return False
         self._store_backoff.worked()
         self.pushed += result.points
@@ -180,19 +220,9 @@ class ForwardService:
         return not result.pending
 
 
-def _store_errors() -> tuple[type[Exception], ...]:
-    from mlflow.exceptions import MlflowException
-
-    return (MlflowException, OSError)
-
-
 def _is_refusal(error: Exception) -> bool:
     code = getattr(error, "error_code", "INTERNAL_ERROR")
     return code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]
 
 
 def _read_commands(commands: queue.SimpleQueue[dict[str, Any] | None]) -> None:
@@ -212,7 +242,7 @@ def _waiting(commands: queue.SimpleQueue[dict[str, Any] | None]) -> Iterator[dic
             yield commands.get_nowait()
 
 
-def main() -> int:
+def serve(compare: Compare | None = None) -> int:
     """Run until ``finish``, the end of stdin, or SIGTERM."""
     os.nice(10)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runs; the launcher says when to finish
@@ -227,7 +257,7 @@ def main() -> int:
 
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    service = ForwardService(answer)
+    service = ForwardService(answer, compare=compare)
     commands: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     threading.Thread(target=_read_commands, args=(commands,), daemon=True).start()
     while not stopped:
@@ -240,12 +270,14 @@ def main() -> int:
                 service.follow(command["run_dir"])
             elif command["cmd"] == "finish":
                 answer(service.finish(float(command["timeout"])))
+                answer({"compared": service.compare(float(command["compare"]), bool(command["complete"]))})
                 return 0
         service.poll()
+        service.compare_finished()
     report = service.finish(_LAST_PUSH_SECONDS)
     print("stopped without a finish command; last push:", report, file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve())

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ class ForwardReport:
         pushed: Points sent to MLflow by the last forwarding process.
         pending: Folders of runs with something left; ``plasticine sync`` sends it later.
         reason: Why something is left, empty if nothing is.
+        compared: What of the comparison in MLflow is not up to date, and why; empty if it is.
     """
 
     pushed: int
     pending: list[str] = field(default_factory=list)
     reason: str = ""
+    compared: str = ""
 
 
 class Forwarder:
@@ -43,14 +46,17 @@ class Forwarder:
 
     Args:
         log: File that receives what the process prints; None: nowhere.
+        module: What the process runs; one that calls `plasticine.tracking.forward.serve`.
     """
 
-    def __init__(self, log: Path | None = None) -> None:
+    def __init__(self, log: Path | None = None, module: str = "plasticine.tracking.forward") -> None:
         self._log = log
+        self._module = module
         self._process: subprocess.Popen[str] | None = None
         self._answered = threading.Condition()
         self._ready: dict[str, Any] | None = None
         self._report: dict[str, Any] | None = None
+        self._compared: dict[str, Any] | None = None
         self._open: dict[str, Any] | None = None
         self._followed: list[str] = []
         self._restarts = 0
@@ -68,8 +74,8 @@ class Forwarder:
         """
         if self.pid is not None:
             return
-        self._ready = self._report = None
-        command = [sys.executable, "-m", "plasticine.tracking.forward"]
+        self._ready = self._report = self._compared = None
+        command = [sys.executable, "-m", self._module]
         with open(self._log or os.devnull, "ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -114,25 +120,40 @@ class Forwarder:
             self._followed.append(folder)
             self._send({"cmd": "follow", "run_dir": folder})
 
-    def finish(self, timeout: float) -> ForwardReport:
+    def finish(self, timeout: float, compare: float = 0.0, complete: bool = False) -> ForwardReport:
         """Let the process send what is left, wait for it, and report; it is gone afterwards.
 
         Args:
             timeout: Seconds the process may take; an unanswered server call can add 30 s.
+            compare: Seconds it may then take for the comparison of the studies.
+            complete: With figures and report.
         """
         if self._process is None:
             return ForwardReport(0, list(self._followed), "the forwarding process was not started")
-        self._send({"cmd": "finish", "timeout": timeout})
-        deadline = time.monotonic() + timeout + _GRACE_SECONDS
-        with self._answered:
-            while self._report is None and self.pid is not None and time.monotonic() < deadline:
-                self._answered.wait(0.2)
-            self._answered.wait_for(lambda: self._report is not None, timeout=0.5)
-            report = self._report
-        self.kill()
+        self._send({"cmd": "finish", "timeout": timeout, "compare": compare, "complete": complete})
+        self._wait(lambda: self._report, timeout + _GRACE_SECONDS)
+        report = self._report
         if report is None:
+            self.kill()
             return ForwardReport(0, list(self._followed), "the forwarding process died or hangs")
-        return ForwardReport(int(report["pushed"]), list(report["pending"]), str(report["reason"]))
+        self._wait(lambda: self._compared, compare)
+        compared = self._compared
+        self.kill()
+        late = f"it was not done after {compare:.0f} s" if compare else ""
+        return ForwardReport(
+            pushed=int(report["pushed"]),
+            pending=list(report["pending"]),
+            reason=str(report["reason"]),
+            compared=late if compared is None else str(compared["compared"]),
+        )
+
+    def _wait(self, answer: Callable[[], object | None], seconds: float) -> None:
+        """Wait for an answer, at most so long and not if nobody is left to give it."""
+        deadline = time.monotonic() + seconds
+        with self._answered:
+            while answer() is None and self.pid is not None and time.monotonic() < deadline:
+                self._answered.wait(0.2)
+            self._answered.wait_for(lambda: answer() is not None, timeout=0.5)
 
     def kill(self) -> None:
         """End the process and everything it started, at once; what it has not sent stays pending."""
@@ -173,6 +194,8 @@ class Forwarder:
             with self._answered:
                 if "ready" in answer:
                     self._ready = answer
+                elif "compared" in answer:
+                    self._compared = answer
                 else:
                     self._report = answer
                 self._answered.notify_all()

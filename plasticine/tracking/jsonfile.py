@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["plain", "read_json", "replace_json"]
+__all__ = ["plain", "read_json", "replace_json", "sync_folder"]
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -30,7 +30,12 @@ def replace_json(path: Path, content: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make what happened to the names in a folder durable."""
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

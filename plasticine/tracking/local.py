@@ -17,6 +17,7 @@ from plasticine.core.tracker import Episode, Mark, Outcome
 from plasticine.errors import UserError
 from plasticine.tracking.gif import write_gif
 from plasticine.tracking.jsonfile import plain, read_json, replace_json
+from plasticine.tracking.layers import LAYERS_FILE, write_layers
 
 __all__ = ["COMMITTED_FILE", "METRICS_FILE", "NONFINITE_KEY", "VIDEO_FOLDER", "LocalLog"]
 
@@ -173,6 +174,7 @@ class LocalLog:
         self._write_committed(wanted, None, int(committed["rewinds"]) + int(undone))
         os.ftruncate(self._fd, offset)
         os.fsync(self._fd)
+        (self.run_dir / LAYERS_FILE).unlink(missing_ok=True)  # made anew when the run stops
         self._offset, self._step, self._nonfinite = offset, int(wanted["step"]), int(wanted["nonfinite"])
         self._line, self._reported, self._closed = {}, set(), False
         self._restore_tail()
@@ -188,6 +190,7 @@ class LocalLog:
             self._write_committed(committed, outcome, int(committed["rewinds"]))
         else:
             mark = self.mark()
+            write_layers(self.run_dir, int(mark["offset"]))
             self._write_committed(mark, outcome, int(self._load_committed()["rewinds"]))
             os.close(self._fd)
             self._fd = None

@@ -18,7 +18,16 @@ from plasticine.tracking.parent import Parents
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Store", "artifact_root", "connect", "open_store", "prepare_store", "resolve_uri"]
+__all__ = [
+    "Store",
+    "artifact_root",
+    "connect",
+    "one_line",
+    "open_store",
+    "prepare_store",
+    "resolve_uri",
+    "store_errors",
+]
 
 #: Set before MLflow is imported, unless the user has set them: no telemetry, no call that hangs for minutes.
 _ENVIRONMENT = {
@@ -169,3 +178,15 @@ def _experiment_id(client: MlflowClient, name: str, root: Path | None) -> str:
 def _sqlite_file(uri: str) -> Path:
     """Return the file of a SQLite URI: three slashes and a relative path, or four and an absolute one."""
     return Path(uri[len("sqlite:///") :])
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """Return what a store raises that is out of reach, full, or refuses."""
+    from mlflow.exceptions import MlflowException
+
+    return (MlflowException, OSError)
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error says, short enough for a message."""
+    return " ".join(str(error).split())[:500]

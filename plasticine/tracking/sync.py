@@ -13,7 +13,7 @@ from plasticine.errors import UserError
 from plasticine.tracking.follower import RunFollower
 from plasticine.tracking.jsonfile import read_json
 from plasticine.tracking.state import ForwardState
-from plasticine.tracking.store import Store, open_store, resolve_uri
+from plasticine.tracking.store import Store, one_line, open_store, resolve_uri, store_errors
 
 __all__ = ["Synced", "find_runs", "sync"]
 
@@ -22,13 +22,23 @@ _DEPTHS = ("run.json", "*/run.json", "*/*/run.json", "*/*/*/run.json")
 
 
 class Synced(NamedTuple):
-    """What happened to one run: folder, MLflow store, points sent, why something is left (empty: nothing is)."""
+    """What happened to one run.
+
+    Attributes:
+        run_dir: Its folder.
+        uri: Store it goes to.
+        points: Points sent.
+        pending: Whether something is left.
+        reason: Why.
+        store: The store, None if it is out of reach.
+    """
 
     run_dir: Path
     uri: str
     points: int
     pending: bool
     reason: str
+    store: Store | None = None
 
 
 def find_runs(folder: Path, study: str | None = None) -> list[Path]:
@@ -59,8 +69,6 @@ def sync(run_dirs: list[Path], uri: str | None, launch_dir: Path) -> Iterator[Sy
     Raises:
         UserError: A URI that can never work.
     """
-    from mlflow.exceptions import MlflowException
-
     stores: dict[tuple[str, str], Store] = {}
     unreachable: dict[str, str] = {}
     for run_dir in run_dirs:
@@ -73,23 +81,22 @@ def sync(run_dirs: list[Path], uri: str | None, launch_dir: Path) -> Iterator[Sy
         try:
             if (target, experiment) not in stores:
                 stores[target, experiment] = open_store(target, experiment, launch_dir)
-        except (MlflowException, OSError) as error:
-            unreachable[target] = " ".join(str(error).split())
+        except store_errors() as error:
+            unreachable[target] = one_line(error)
             yield Synced(run_dir, target, 0, True, unreachable[target])
             continue
         yield _push(run_dir, stores[target, experiment])
 
 
 def _push(run_dir: Path, store: Store) -> Synced:
-    from mlflow.exceptions import MlflowException
-
+    caught: tuple[type[Exception], ...] = (*store_errors(), ValueError)
     before = ForwardState.load(run_dir).pushed
     try:
         result = RunFollower(run_dir).push(store, math.inf, final=True)
-    except (MlflowException, OSError, ValueError) as error:
+    except caught as error:
         points = max(0, ForwardState.load(run_dir).pushed - before)
-        return Synced(run_dir, store.uri, points, True, " ".join(str(error).split()))
-    return Synced(run_dir, store.uri, result.points, result.pending, result.reason)
+        return Synced(run_dir, store.uri, points, True, one_line(error), store)
+    return Synced(run_dir, store.uri, result.points, result.pending, result.reason, store)
 
 
 def _target(run_dir: Path, uri: str | None, launch_dir: Path) -> tuple[str | None, str]:
