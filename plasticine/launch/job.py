@@ -19,13 +19,17 @@ from plasticine.errors import UserError
 from plasticine.launch.folder import RunFolder
 from plasticine.launch.provenance import Provenance
 
-__all__ = ["Job", "LaunchError", "carry_out", "inspect"]
+__all__ = ["Job", "LaunchError", "UnwritableError", "carry_out", "inspect"]
 
 Config = dict[str, Any]
 
 
 class LaunchError(RuntimeError):
     """Nothing can be run, and it is not the user's mistake: a worker does not start, a check crashes."""
+
+
+class UnwritableError(LaunchError):
+    """Nothing can be written where the runs are: a full disk, a file system that is away. It may pass."""
 
 
 class Stop(Protocol):
@@ -199,8 +203,11 @@ def carry_out(
         except Exception as error:  # noqa: BLE001 - recorded in the folder and reported; the launch decides
             text = traceback.format_exc()
             line = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            folder.write_error(text)
-            folder.write_status("failed", last, error=line)
+            try:
+                folder.write_error(text)
+                folder.write_status("failed", last, error=line)
+            except OSError as problem:  # a full disk: whoever started this run hears of it all the same
+                line += f" (not written down: {problem})"
             return {"outcome": "failed", "error": line, "traceback": text}
         folder.write_status(result["outcome"], last, summary=result["summary"])
         return {"outcome": result["outcome"], "summary": folder.status().get("summary"), "progress": last}

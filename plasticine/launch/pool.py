@@ -236,10 +236,11 @@ class Pool:
         """Record the end of a run whose process is gone: only this run fails, the others go on."""
         status = job.folder.status() if job.folder.path.is_dir() else {}
         progress = {**status, **job.progress}
-        if self._interrupt.urgent:
-            job.state = "interrupted"
-            job.folder.write_status("interrupted", progress)
-        elif killed(code) and job.attempts <= self._retries and not self._stopping:
+        if self._interrupt.urgent or (self._stopping and killed(code)):
+            job.state = (
+                "interrupted"  # the signal was meant for the whole launch; the run goes on another time
+            )
+        elif killed(code) and job.attempts <= self._retries:
             job.state = "waiting"
             self._waiting.appendleft(job)
             self._display.log(f"again   {job.name}: {death(code)}")
@@ -247,7 +248,17 @@ class Pool:
         else:
             self._failed = True
             job.state, job.error = "failed", death(code)
+        try:
+            self._write_end(job, worker, progress)
+        except OSError as problem:  # a full disk must not take the other runs with it
+            self._display.log(f"warning: the end of {job.name} cannot be written down: {problem}")
+        self._display.ended(job)
+
+    @staticmethod
+    def _write_end(job: Job, worker: WorkerProcess, progress: Mapping[str, Any]) -> None:
+        if job.state == "failed":
             tail = job.folder.log_tail() or worker.error_tail
             job.folder.write_error(f"{job.error}\n\nthe last it printed:\n{tail}\n")
             job.folder.write_status("failed", progress, error=job.error)
-        self._display.ended(job)
+        else:
+            job.folder.write_status(job.state, progress)

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,6 +148,16 @@ class Ledger:
         """
         stamp = time.strftime("%Y%m%d-%H%M%S")
         path = self.path / f"{stamp}-{secrets.token_hex(2)}"
+        try:
+            return self._write(path, jobs, facts, packs, provenance, diff)
+        except OSError:
+            shutil.rmtree(path, ignore_errors=True)  # a full disk: half a plan is none
+            raise
+
+    def _write(
+        self, path: Path, jobs: Sequence[Job], facts: Mapping[str, Mapping[str, Any]], packs: list[list[int]],
+        provenance: Mapping[str, Any], diff: str,
+    ) -> Submission:  # fmt: skip
         for name in ("configs", "logs"):
             (path / name).mkdir(parents=True)
         configs: dict[str, int] = {}

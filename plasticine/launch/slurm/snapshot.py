@@ -68,10 +68,14 @@ def take(roots: Mapping[str, Path], folder: Path) -> Path:
     if target.is_dir():
         return target
     partial = folder / f".{target.name}.{os.getpid()}"
-    for name, path, relative in files:
-        copy = partial / (name if relative else path.name) / relative
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, copy)
+    try:
+        for name, path, relative in files:
+            copy = partial / (name if relative else path.name) / relative
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     try:
         partial.rename(target)
     except OSError:

@@ -13,7 +13,7 @@ from typing import Any
 from plasticine.launch.cores import usable_cores
 from plasticine.launch.display import Display
 from plasticine.launch.interrupt import Interrupt
-from plasticine.launch.job import Job, LaunchError
+from plasticine.launch.job import Job, LaunchError, UnwritableError
 from plasticine.launch.pool import Pool
 from plasticine.launch.provenance import Provenance
 from plasticine.launch.slurm import cluster
@@ -54,6 +54,7 @@ class Submitter:
 
         Raises:
             LaunchError: SLURM refuses the jobs or does not answer.
+            UnwritableError: The submission cannot be written down.
         """
         try:
             with self.ledger.locked():
@@ -63,6 +64,9 @@ class Submitter:
                 claims.update(new)
         except cluster.Unreachable as error:
             raise LaunchError(f"SLURM does not answer, nothing was submitted: {error}") from error
+        except OSError as error:
+            # What sbatch has taken by now is known by its name in the queue.
+            raise UnwritableError(f"the submission cannot be written down: {error}") from error
         return {key: claims[key] for key in map(self.key, jobs) if key in claims}, len(new)
 
     def key(self, job: Job) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from plasticine.launch.display import Display
 from plasticine.launch.interrupt import Interrupt
-from plasticine.launch.job import Job, LaunchError
+from plasticine.launch.job import Job, LaunchError, UnwritableError
 from plasticine.launch.slurm import cluster
 from plasticine.launch.slurm.ledger import Claim, read_submission
 from plasticine.launch.slurm.submit import Submitter
@@ -104,13 +104,14 @@ class Watch:
             job.state, job.note = "waiting", "not submitted yet"
         try:
             self._claims.update(self._submitter.claim(jobs, self._display)[0])
+        except UnwritableError as error:
+            self._display.log(f"warning: {error}; I keep trying")
         except LaunchError as error:
             if any(self._submitter.key(job) in self._claims for job in self._jobs if job.state not in _OVER):
                 self._display.log(f"warning: {error}; I try again when there are fewer jobs")
                 return
             for job in jobs:
-                job.fail(f"it could not be submitted: {error}", str(error))
-                self._display.ended(job)
+                self._record(job, f"it could not be submitted: {error}", str(error))
 
     def _read(self, job: Job, claim: Claim, task: cluster.LiveTask | None) -> bool:
         """Take over what the queue and the run's folder say; returns whether the run is over."""
@@ -168,7 +169,13 @@ class Watch:
         log = read_submission(claim.submission).log(claim.task)
         tail = log.read_text(encoding="utf-8", errors="replace")[-4000:] if log.exists() else ""
         error = f"its job {claim.task} ended without it ({end}); what it said: {log}"
-        job.fail(error, f"{error}\n\nthe last it printed:\n{tail}\n", claim.task)
+        self._record(job, error, f"{error}\n\nthe last it printed:\n{tail}\n", claim.task)
+
+    def _record(self, job: Job, error: str, details: str, task: str | None = None) -> None:
+        try:
+            job.fail(error, details, task)
+        except OSError as problem:  # a full disk: the run's folder cannot say it, so only this table does
+            self._display.log(f"warning: the failure of {job.name} cannot be written down: {problem}")
         self._display.ended(job)
 
     def _stop_waiting(self) -> None:
