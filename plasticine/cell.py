@@ -33,7 +33,18 @@ Config = dict[str, Any]
 
 #: Top-level keys that say where, how and how often to run, but not what.
 NOT_SEMANTIC = frozenset(
-    {"study", "seed", "runs_dir", "tracker", "compute", "launcher", "sweep", "checkpoint", "hydra"}
+    {
+        "study",
+        "seed",
+        "runs_dir",
+        "tracker",
+        "compute",
+        "launcher",
+        "sweep",
+        "checkpoint",
+        "diagnosis",
+        "hydra",
+    }
 )
 
 #: Keys of an environment level that say how it is stepped. Whoever uses these names promises the same results.

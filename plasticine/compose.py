@@ -29,6 +29,8 @@ from plasticine.core.schedule import RunPlan
 from plasticine.core.tracker import Tracker
 from plasticine.core.trainer import Progress, Stop, Trainer
 from plasticine.core.video import Camera
+from plasticine.diagnosis.signature import Signature
+from plasticine.diagnosis.watch import Watch
 from plasticine.errors import UserError, nearest
 from plasticine.networks.anatomy import Anatomy
 from plasticine.networks.build import build
@@ -159,6 +161,7 @@ class Parts(typing.NamedTuple):
     plan: RunPlan
     evaluator: Evaluator | None
     camera: Camera | None
+    diagnosis: Watch | None = None
 
 
 def _flush_denormals() -> None:
@@ -255,7 +258,8 @@ def assemble_parts(config: Mapping[str, Any]) -> Parts:
     collector = Collector(level.spec(), level, agent)
     evaluator = _evaluator(config.get("evaluation"), level, agent, collector)
     camera = _camera(config, level, agent, collector)
-    return Parts(level, learner, collector, measurement, plan, evaluator, camera)
+    diagnosis = _watch(config.get("diagnosis"), level)
+    return Parts(level, learner, collector, measurement, plan, evaluator, camera, diagnosis)
 
 
 def _evaluator(
@@ -266,6 +270,19 @@ def _evaluator(
     target = {"_target_": f"{Evaluation.__module__}.{Evaluation.__qualname__}", **node}
     evaluation: Evaluation = build_object(target, Evaluation, "evaluation")
     return Evaluator(evaluation, level, agent, collector)
+
+
+def build_signatures(nodes: Mapping[str, Any]) -> dict[str, Signature]:
+    """Instantiate signatures of failures by name (``diagnosis.set``)."""
+    return {n: build_object(node, Signature, f"diagnosis.set.{n}") for n, node in nodes.items()}
+
+
+def _watch(node: Mapping[str, Any] | None, level: EnvLevel) -> Watch | None:
+    if node is None or not node["set"]:  # None: a configuration of the time before there was a diagnosis
+        return None
+    action = level.spec().action
+    facts = {"actions": {"kind": action.kind, "n": action.n}}
+    return Watch(build_signatures(node["set"]), looks=node["looks"], facts=facts)
 
 
 def _camera(config: Mapping[str, Any], level: EnvLevel, agent: Agent, collector: Collector) -> Camera | None:

@@ -13,6 +13,8 @@ from plasticine.core.ranges import check_count, check_numbers
 from plasticine.core.schedule import RunPlan
 from plasticine.core.tracker import NullTracker, Tracker
 from plasticine.core.trainer import Progress, Stop
+from plasticine.diagnosis.afterwards import write_report
+from plasticine.diagnosis.watch import Watch
 from plasticine.tracking.local import LocalLog
 
 __all__ = ["check", "execute"]
@@ -62,4 +64,7 @@ def execute(config: Mapping[str, Any], run_dir: Path, stop: Stop, progress: Prog
         tracker.close("failed")
         raise
     tracker.close(outcome)
+    watch = trainer.diagnosis
+    if config["tracker"]["kind"] != "none" and isinstance(watch, Watch):
+        write_report(run_dir, watch.now())
     return {"outcome": outcome, "summary": trainer.summary()}

@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 
 from plasticine.core.checkpoint import Checkpoints
 from plasticine.core.collect import Collector
+from plasticine.core.diagnosis import RunWatch
 from plasticine.core.env import EnvLevel, Task, VecEnv
 from plasticine.core.evaluate import Evaluator
 from plasticine.core.learner import Learner
@@ -67,6 +68,7 @@ class Trainer:
         stop, progress: Outside control and display.
         evaluator: Plays on variants of the tasks; None = never.
         camera: Films the end of each task; None = never.
+        diagnosis: Looks out for failures in what is logged; None = does not.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Trainer:
         progress: Progress,
         evaluator: Evaluator | None = None,
         camera: Camera | None = None,
+        diagnosis: RunWatch | None = None,
     ) -> None:
         self.level = level
         self.learner = learner
@@ -97,6 +100,7 @@ class Trainer:
         self._rehearsal = Rehearsal(level, learner.agent, collector)
         self.evaluator = evaluator
         self.camera = camera
+        self.diagnosis = diagnosis
         self.counters = Counters()
         self._save_every = save_every
         self._stop = stop
@@ -250,6 +254,9 @@ class Trainer:
         scalars["task/index"] = float(task.index)
         scalars["speed/env_steps_per_s"] = env_steps / max(elapsed, 1e-9)
         self.tracker.log(scalars, c.env_steps)
+        if self.diagnosis is not None:
+            for facts in self.diagnosis.take(scalars, c.env_steps, c.iteration / self.plan.iterations):
+                self.tracker.event("diagnosis", c.env_steps, facts)
         self._progress(
             {
                 "env_steps": c.env_steps,
@@ -292,6 +299,7 @@ class Trainer:
             "evaluated": [list(e) for e in self._evaluated],
             "last_return": self._last_return,
             "training_seconds": self._training_seconds,
+            "diagnosis": {} if self.diagnosis is None else self.diagnosis.state(),
             "mark": mark,
         }
         self.checkpoints.save(state, self.counters.env_steps)
@@ -313,5 +321,7 @@ class Trainer:
         self._evaluated = [(int(t), str(v), float(r)) for t, v, r in state.get("evaluated", ())]
         self._last_return = state["last_return"]
         self._training_seconds = state["training_seconds"]
+        if self.diagnosis is not None and state.get("diagnosis"):
+            self.diagnosis.load_state(state["diagnosis"])
         self.tracker.rewind(state["mark"])
         return state

@@ -159,6 +159,7 @@ def run_card(config: Mapping[str, Any], facts: Mapping[str, Any], provenance: Pr
         "seed": config["seed"],
         "cell": cell_id(plain),
         "log_lines": facts.get("iterations"),
+        "actions": facts.get("actions"),
         "params": dict(flat(semantic(plain))),
         "tags": {
             "budget": str((config.get("budget") or {}).get("name")),

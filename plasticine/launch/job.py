@@ -149,6 +149,7 @@ def inspect(config: Config) -> dict[str, Any]:
     return {
         "level": level.level,
         "env": level.spec().name,
+        "actions": {"kind": level.spec().action.kind, "n": level.spec().action.n},
         "exact_resume": level.exact_state and agent.exact_resume,
         "iterations": plan.iterations,
         "env_steps": plan.env_steps,

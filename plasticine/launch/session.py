@@ -19,7 +19,7 @@ from plasticine.launch.interrupt import Interrupt
 from plasticine.launch.job import Job
 from plasticine.launch.pool import Pool
 from plasticine.launch.provenance import gather
-from plasticine.launch.report import exit_code, failures, results, ui_lines
+from plasticine.launch.report import exit_code, failures, findings, results, ui_lines
 
 __all__ = ["KINDS", "launch"]
 
@@ -154,7 +154,7 @@ def _run(
 
 
 def _print_end(jobs: Sequence[Job], launch_dir: Path) -> None:
-    for text in (results(jobs), failures(jobs)):
+    for text in (results(jobs), findings(jobs), failures(jobs)):
         if text:
             print(f"\n{text}")
     unfinished = [job for job in jobs if job.state in ("interrupted", "waiting")]

@@ -1,0 +1,1 @@
+"""What is wrong with a run: signatures of known failures, read off its curves."""
