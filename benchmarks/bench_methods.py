@@ -109,8 +109,10 @@ STEADY: dict[str, dict[str, Any]] = {"cbp": {"maturity": 0}}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cbp per_element_step": ("cbp", {"per_element_step": True}),
     "regrama of=units": ("regrama", {"of": "units"}),
-    "crelu keep_width": ("crelu", {"keep_width": True}),
-    "dff twice as wide": ("dff", {"keep_width": False}),
+    "crelu half the units": ("crelu", {"keep_width": "columns"}),
+    "crelu equal parameters": ("crelu", {"keep_width": "parameters"}),
+    "dff twice as wide": ("dff", {"keep_width": "units"}),
+    "dff equal parameters": ("dff", {"keep_width": "parameters"}),
 }
 
 

@@ -17,11 +17,13 @@ class DeepFourierFeatures(Method):
     Whatever z is, one of the two is close to linear there, and their derivatives never vanish together.
 
     Args:
-        keep_width: Halve every layer, so that the next one reads as many numbers as without the method (the paper).
+        keep_width: What stays as without the method: ``columns``, what the next layer reads (half the units, as in
+            the paper); ``units`` of every layer; or ``parameters`` of the network, heads included, as the methods
+            before this one left it (about 0.7 times the units).
         common: See `Method`.
     """
 
-    def __init__(self, *, keep_width: bool, **common: Any) -> None:
+    def __init__(self, *, keep_width: str, **common: Any) -> None:
         super().__init__(**common)
         self.keep_width = keep_width
 

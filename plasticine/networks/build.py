@@ -18,7 +18,7 @@ from plasticine.networks.network import Layer, LayerFn, LocalParams, Network
 from plasticine.networks.spec import LayerSpec, NetSpec
 from plasticine.networks.streams import Streams
 
-__all__ = ["build", "check_layout"]
+__all__ = ["build", "check_layout", "parameter_count"]
 
 _ONE = Initializer("constant", 1.0)
 _ZERO = Initializer("constant", 0.0)
@@ -271,6 +271,15 @@ def check_layout(spec: NetSpec) -> None:
         UserError: Its layers do not fit each other or the input.
     """
     _Layout(spec)
+
+
+def parameter_count(spec: NetSpec) -> int:
+    """Return how many scalars of a network are trained, without allocating it.
+
+    Raises:
+        UserError: Its layers do not fit each other or the input.
+    """
+    return sum(math.prod(shape) for shape in _Layout(spec).tensors.shapes.values())
 
 
 def build(

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
+from plasticine.api import configure
+from plasticine.compose import build_methods, build_object
 from plasticine.errors import UserError
-from plasticine.networks.catalog import impala
+from plasticine.networks.build import build
+from plasticine.networks.catalog import impala, mlp
 from plasticine.networks.initializers import Initializer
 from plasticine.networks.spec import HeadSpec, NetSpec
 from tests.methods import lab
@@ -27,7 +32,7 @@ def randomise(p, seed=0):
 
 
 @pytest.mark.parametrize("method", WIDE)
-@pytest.mark.parametrize("keep_width", [True, False])
+@pytest.mark.parametrize("keep_width", ["columns", "units"])
 @pytest.mark.parametrize("act", ["relu", "tanh"])
 def test_network_by_hand(method, keep_width, act):
     p = lab.parts(lab.nodes(method, keep_width=keep_width), network={"act": act})
@@ -43,7 +48,12 @@ def test_network_by_hand(method, keep_width, act):
 
 @pytest.mark.parametrize(
     ("method", "keep_width", "units"),
-    [("crelu", False, [8, 8]), ("crelu", True, [4, 4]), ("dff", True, [4, 4]), ("dff", False, [8, 8])],
+    [
+        ("crelu", "units", [8, 8]),
+        ("crelu", "columns", [4, 4]),
+        ("dff", "columns", [4, 4]),
+        ("dff", "units", [8, 8]),
+    ],
 )
 def test_widths(method, keep_width, units):
     p = lab.parts(lab.nodes(method, keep_width=keep_width))
@@ -52,7 +62,7 @@ def test_widths(method, keep_width, units):
         assert s[f"{net}/body.0.weight"] == (units[0], 5)
         assert s[f"{net}/body.1.weight"] == (units[1], 2 * units[0])
         assert s[f"{net}/head.{head}.weight"] == (outputs, 2 * units[1])
-    odd = shapes(lab.parts(lab.nodes(method, keep_width=True), network={"hidden": [7, 1]}))
+    odd = shapes(lab.parts(lab.nodes(method, keep_width="columns"), network={"hidden": [7, 1]}))
     assert odd["actor/body.0.weight"] == (4, 5)
     assert odd["actor/body.1.weight"] == (1, 8)
 
@@ -119,7 +129,7 @@ def residual_net():
 def crelu(**changes):
     from plasticine.methods.crelu import CRelu
 
-    return CRelu(**{"name": "crelu", "scope": ["*"], "when": [], "keep_width": True, **changes})
+    return CRelu(**{"name": "crelu", "scope": ["*"], "when": [], "keep_width": "columns", **changes})
 
 
 def test_a_stream_is_halved_as_a_whole_and_linear_layers_stay_linear():
@@ -129,7 +139,7 @@ def test_a_stream_is_halved_as_a_whole_and_linear_layers_stay_linear():
     assert [layer.width for layer in edited.body] == [2, 2, 2, 4, 4, 4, 3]
     expected = ["crelu" if layer.act == "relu" else "identity" for layer in net.body]
     assert [layer.act for layer in edited.body] == expected
-    wide = crelu(keep_width=False).edit_network(net)
+    wide = crelu(keep_width="units").edit_network(net)
     assert [layer.width for layer in wide.body] == [layer.width for layer in net.body]
 
 
@@ -140,8 +150,104 @@ def test_a_scope_that_cuts_a_stream():
     edited = crelu(scope=["q/body.4.*", "q/body.6.*"]).edit_network(net)
     assert [layer.width for layer in edited.body] == [4, 4, 4, 7, 4, 7, 3]
     assert [layer.act for layer in edited.body].count("crelu") == 2
-    one = crelu(scope=["q/body.5.*"], keep_width=False).edit_network(net)
+    one = crelu(scope=["q/body.5.*"], keep_width="units").edit_network(net)
     assert [layer.act for layer in one.body].count("crelu") == 1
+
+
+# -- equal numbers of parameters -----------------------------------------------------------------------------
+FULL = {"mlp": (78,), "nature_cnn": (4, 84, 84), "impala": (3, 64, 64)}
+
+
+def full_net(network, outputs=12):
+    """A network as it is shipped, with one head."""
+    config = configure("env=classic", f"network={network}")["network"]
+    config["hidden"] = {"mlp": [256, 256], "nature_cnn": [512], "impala": [256]}[network]
+    head = HeadSpec(outputs, Initializer("orthogonal"), Initializer("constant", 0.0))
+    return NetSpec("q", FULL[network], build_object(config, None, "network"), {"q": head})
+
+
+def scalars(net):
+    """Trained scalars, counted in allocated tensors."""
+    made, _, _ = build(net, lambda name: torch.Generator(), torch.device("cpu"))
+    return sum(tensor.numel() for tensor in made.params.values())
+
+
+@pytest.mark.parametrize("network", FULL)
+@pytest.mark.parametrize("method", WIDE)
+def test_as_many_parameters_as_without(network, method):
+    net = full_net(network)
+    nodes = lab.nodes(method, keep_width="parameters")
+    (made,) = build_methods(nodes)
+    edited = made.edit_network(net)
+    assert {layer.act for layer in edited.body} - {"identity"} == {
+        {"crelu": "crelu", "dff": "fourier"}[method]
+    }
+    assert abs(scalars(edited) / scalars(net) - 1) < 0.02
+    shares = [b.width / a.width for a, b in zip(net.body, edited.body, strict=True)]
+    assert max(shares) - min(shares) <= 1 / min(
+        layer.width for layer in net.body
+    )  # one share, but for rounding
+    for (a, b), (c, d) in zip(itertools.pairwise(net.body), itertools.pairwise(edited.body), strict=True):
+        assert a.width != b.width or c.width == d.width
+
+
+def test_layer_norm_is_within_the_same_bounds_as_it_is():
+    for network in FULL:
+        net = full_net(network)
+        (made,) = build_methods(lab.nodes("layer_norm"))
+        assert 1.0 < scalars(made.edit_network(net)) / scalars(net) < 1.02
+
+
+@pytest.mark.parametrize("hidden", [[8, 8], [7, 3, 20], [1], [2, 1]])
+@pytest.mark.parametrize("scope", [["*"], ["q/body.0.*"]])
+def test_no_other_share_comes_closer(hidden, scope):
+    head = HeadSpec(3, Initializer("orthogonal"), Initializer("constant", 0.0))
+    body = mlp(hidden=hidden, act="relu", norm=None, init="orthogonal", gain=1.0, bias_init="zeros")
+    net = NetSpec("q", (5,), body, {"q": head})
+    reached = range(len(hidden)) if scope == ["*"] else [0]
+
+    def size(widths):
+        """Weights and biases by hand."""
+        columns, total = 5, 0
+        for i, width in enumerate(widths):
+            total += width * (columns + 1)
+            columns = width * (2 if i in reached else 1)
+        return total + 3 * (columns + 1)
+
+    plain = 5 * hidden[0] + sum(a * b for a, b in itertools.pairwise(hidden)) + sum(hidden)
+    plain += 3 * (hidden[-1] + 1)
+    tried = []
+    for share in np.linspace(0, 1, 2001):
+        widths = [max(1, int(share * w + 0.5)) if i in reached else w for i, w in enumerate(hidden)]
+        tried.append(abs(size(widths) - plain))
+    found = [layer.width for layer in crelu(keep_width="parameters", scope=scope).edit_network(net).body]
+    assert abs(size(found) - plain) == min(tried)
+
+
+def test_a_stream_keeps_one_width_and_cannot_be_cut():
+    net = residual_net()
+    edited = crelu(keep_width="parameters").edit_network(net)
+    widths = [layer.width for layer in edited.body]
+    assert widths[0] == widths[1] == widths[2] < 4
+    assert widths[3] == widths[4] == widths[5] < 7
+    assert scalars(edited) > 0  # it can be built: the sums fit
+    with pytest.raises(UserError, match=r"narrow a residual stream .*body\.3 .*out of scope"):
+        crelu(scope=["q/body.5.*"], keep_width="parameters").edit_network(net)
+
+
+def test_what_came_before_counts():
+    """With layer normalisation first, its scales and offsets are among what is kept."""
+    net = full_net("mlp")
+    (norm,) = build_methods(lab.nodes("layer_norm"))
+    both = crelu(keep_width="parameters").edit_network(norm.edit_network(net))
+    assert abs(scalars(both) / scalars(norm.edit_network(net)) - 1) < 0.005
+
+
+def test_an_unknown_choice():
+    with pytest.raises(UserError, match="keep_width=column: there is no such choice"):
+        crelu(keep_width="column").edit_network(residual_net())
+    with pytest.raises(UserError, match="keep_width"):
+        lab.parts(lab.nodes("crelu", keep_width=True))
 
 
 # -- units and their readers ---------------------------------------------------------------------------------
@@ -152,7 +258,7 @@ def kill(p, group, unit):
             p.learner.state.params[name][unit] = 0.0
 
 
-@pytest.mark.parametrize("keep_width", [True, False])
+@pytest.mark.parametrize("keep_width", ["columns", "units"])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_redo_recycles_a_dead_unit_of_two_outputs(layer, keep_width):
     methods = {**lab.nodes("crelu", keep_width=keep_width), **lab.nodes("redo", tau=0.0)}

@@ -17,7 +17,7 @@ METHODS = {
     "redo": {"when": {"every": 2, "unit": "iterations"}, "tau": 0.9},
     "plasticity_injection": {},
     "layer_norm": {},
-    "crelu": {"keep_width": True},
+    "crelu": {"keep_width": "columns"},
     "dff": {},
     "nap": {},
     "parseval": {},
