@@ -3,8 +3,8 @@
 What there is to read is worked out when somebody asks, and once for all metrics of a measurement:
 
 ===============================  ====================================================================================
-one shared forward pass          ``net.sites``, ``net.features``, ``net.outputs``, ``site.activity``,
-                                 ``site.singular_values``, ``net.singular_values``
+one shared forward pass          ``net.sites``, ``net.features``, ``net.outputs``, ``net.singular_values``,
+                                 ``site.activity``, ``site.extremes``, ``site.singular_values``
 weights, now and earlier         ``net.params``, ``net.anchors``
 what the policy would do         ``net.decisions()``, and at earlier weights: ``net.decisions("update")``
 raw gradients                    ``probe.gradients``, of the last minibatch of the update (`Metric.needs_batch`)
@@ -74,6 +74,14 @@ class SiteProbe:
         others = [axis for axis in range(self.post.ndim) if axis != 1]
         columns = self.post.detach().abs().float().mean(dim=others).to("cpu", torch.float64)
         return columns.reshape(self.expansion, -1).sum(dim=0)
+
+    @cached_property
+    def extremes(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest pre-activation of every unit, over observations and positions: [units] each."""
+        # As images lie in memory, and first over observations: ten times faster than over all axes at once.
+        rows = self.pre.detach().movedim(1, -1).flatten(1)
+        units = self.pre.shape[1]
+        return rows.amin(0).view(-1, units).amin(0), rows.amax(0).view(-1, units).amax(0)
 
     @cached_property
     def singular_values(self) -> Tensor:

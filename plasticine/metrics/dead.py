@@ -14,23 +14,21 @@ from plasticine.metrics.unit_share import UnitShare
 __all__ = ["DeadUnits", "FrozenUnits", "dead_units", "frozen_units"]
 
 
-def _others(values: Tensor) -> list[int]:
-    return [axis for axis in range(values.ndim) if axis != 1]
-
-
 def dead_units(site: SiteProbe, spread: float) -> int | None:
     """Count the units that are dead on the probe batch; None if an output is not finite.
 
     Args:
-        site: `post` is [n, expansion * units] or [n, expansion * units, H, W].
+        site: Any hidden layer. That the output of a ReLU is always 0 is read from its inputs.
         spread: Standard deviation below which the output of a unit counts as constant (not used for ReLU).
     """
-    post = site.post.detach()
-    size = post.amax(_others(post)) if site.act == "relu" else post.float().std(_others(post), correction=0)
-    if not bool(torch.isfinite(size).all()):
+    if site.act == "relu":
+        _, high = site.extremes
+        return int((high <= 0).sum()) if bool(torch.isfinite(high).all()) else None
+    others = [axis for axis in range(site.post.ndim) if axis != 1]
+    deviation = site.post.detach().float().std(others, correction=0)
+    if not bool(torch.isfinite(deviation).all()):
         return None
-    still = size == 0 if site.act == "relu" else size < spread
-    return int(still.reshape(site.expansion, -1).all(0).sum())
+    return int((deviation < spread).reshape(site.expansion, -1).all(0).sum())
 
 
 def _on(low: Tensor, high: Tensor) -> Tensor:
@@ -56,7 +54,7 @@ def frozen_units(site: SiteProbe) -> int | None:
     Args:
         site: `pre` is [n, units] or [n, units, H, W], its activation one with a kink at 0.
     """
-    low, high = torch.aminmax(site.pre.detach().movedim(1, 0).flatten(1), dim=1)
+    low, high = site.extremes
     if not bool(torch.isfinite(low).all() & torch.isfinite(high).all()):
         return None
     return int(_LINEAR[site.act](low, high).sum())

@@ -168,7 +168,7 @@ def _blow_up(probe: Probe) -> None:
         vars(probe).pop(name, None)
     for net in probe.nets:
         for part in (net, *net.sites):
-            for name in ("singular_values", "activity"):
+            for name in ("singular_values", "activity", "extremes"):
                 vars(part).pop(name, None)
         for tensor in (net.features, *net.params.values(), *net.outputs.values()):
             tensor.fill_(math.nan)
