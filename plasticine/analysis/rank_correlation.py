@@ -1,0 +1,202 @@
+"""Does one quantity announce another? Rank correlation between runs, at several lags.
+
+Runs are only compared with runs of the same group, and only at the same time: values are replaced by their ranks
+among the runs of the group at that point of the stream. So neither what all runs have in common (a curve that rises
+in all of them, a task that is hard for all) nor differences between groups count as correlation. With one group and
+one point it is Spearman's ρ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Correlated", "Group", "correlate"]
+
+Array = NDArray[np.float64]
+#: Numbers in memory at once while resampling.
+_CHUNK = 4_000_000
+
+
+class Group(NamedTuple):
+    """Runs that are compared with one another.
+
+    Attributes:
+        loss: What is to be foretold [runs, points]; NaN where unknown.
+        metrics: What may foretell it, by name [runs, points]; NaN where unknown.
+    """
+
+    loss: Array
+    metrics: Mapping[str, Array]
+
+
+class Correlated(NamedTuple):
+    """Rank correlation of one metric with the loss.
+
+    Attributes:
+        rho: ρ at lags 0, 1, ... [lags], in [-1, 1]; NaN where it is not defined (constant values).
+        lag: The lag of at least one with the largest abs(ρ); 0 if there is none.
+        low, high: 95 % interval of ρ at that lag, from resampling runs within groups.
+        lag_low, lag_high: 95 % interval of the lag, found anew in every resample.
+        p: Chance of an abs(ρ) as large at any lag of at least one if metric and loss had nothing to do with each
+            other: permutation of whole runs within groups. That the lag was chosen is accounted for.
+    """
+
+    rho: Array
+    lag: int
+    low: float
+    high: float
+    lag_low: int
+    lag_high: int
+    p: float
+
+
+def correlate(
+    groups: Sequence[Group], *, lags: int = 5, reps: int = 1_000, permutations: int = 2_000, seed: int = 0
+) -> dict[str, Correlated]:
+    """Correlate every metric with the loss `lag` points later, for lags 0 to `lags`.
+
+    Metrics that are missing in a group are correlated over the others.
+
+    Args:
+        groups: See `Group`.
+        lags: Largest lag, in points.
+        reps: Resamples for the intervals.
+        permutations: For p, which is at least ``1 / (permutations + 1)``.
+        seed: Of both.
+    """
+    names = sorted({name for group in groups for name in group.metrics})
+    observed = _Sums.zeros((len(names), lags + 1))
+    null = np.zeros((permutations, len(names), lags + 1))
+    drawn = _Sums.zeros((reps, len(names), lags + 1))
+    for number, group in enumerate(groups):
+        rng = np.random.default_rng([seed, number])
+        stack = np.stack(
+            [group.metrics.get(name, np.full_like(group.loss, np.nan)) for name in names], axis=1
+        )
+        runs = len(group.loss)
+        if runs < 2:
+            continue
+        once = np.ones((1, runs))
+        metric, loss = _Ranked(stack), _Ranked(group.loss)
+        observed.add(slice(None), _sums(metric.under(once), loss.under(once), once, lags), squeeze=True)
+        null += _permuted(metric.under(once)[0], loss.under(once)[0], lags, permutations, rng)
+        step = max(1, _CHUNK // stack.size)
+        weights = rng.multinomial(runs, np.full(runs, 1.0 / runs), size=reps).astype(np.float64)
+        for start in range(0, reps, step):
+            w = weights[start : start + step]
+            drawn.add(slice(start, start + len(w)), _sums(metric.under(w), loss.under(w), w, lags))
+    rho, resampled = observed.rho(), drawn.rho()
+    null /= np.where(observed.scale() > 0, observed.scale(), np.inf)
+    return {name: _summary(rho[k], resampled[:, k], null[:, k]) for k, name in enumerate(names)}
+
+
+class _Sums:
+    """Sums over groups and points: of products of ranks, and of squared ranks, by lag."""
+
+    def __init__(self, products: Array, metric: Array, loss: Array) -> None:
+        self.products, self.metric, self.loss = products, metric, loss
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, ...]) -> _Sums:
+        return cls(np.zeros(shape), np.zeros(shape), np.zeros(shape))
+
+    def add(self, where: slice, other: _Sums, squeeze: bool = False) -> None:
+        for mine, theirs in zip(
+            (self.products, self.metric, self.loss), (other.products, other.metric, other.loss), strict=True
+        ):
+            mine[where] += theirs[0] if squeeze else theirs
+
+    def scale(self) -> Array:
+        return np.sqrt(self.metric * self.loss)
+
+    def rho(self) -> Array:
+        scale = self.scale()
+        found = np.divide(self.products, scale, out=np.full_like(scale, np.nan), where=scale > 0)
+        return np.asarray(np.clip(found, -1.0, 1.0))
+
+
+class _Ranked:
+    """Columns [runs, *columns] that can be ranked under any weights of the runs."""
+
+    def __init__(self, values: Array) -> None:
+        self.known = np.isfinite(values)
+        order = np.argsort(np.where(self.known, values, np.inf), axis=0, kind="stable")
+        ordered = np.take_along_axis(values, order, axis=0)
+        runs = len(values)
+        position = np.arange(runs).reshape(-1, *[1] * (values.ndim - 1))
+        new = np.ones_like(self.known)
+        new[1:] = ordered[1:] != ordered[:-1]
+        first = np.maximum.accumulate(np.where(new, position, 0), axis=0)
+        ends = np.ones_like(self.known)
+        ends[:-1] = new[1:]
+        last = np.minimum.accumulate(np.where(ends, position, runs)[::-1], axis=0)[::-1]
+        back = np.argsort(order, axis=0, kind="stable")
+        self._order = order
+        self._first = np.take_along_axis(first, back, axis=0)
+        self._after = np.take_along_axis(last, back, axis=0) + 1
+
+    def under(self, weights: Array) -> Array:
+        """Mid-ranks [reps, runs, *columns] if run i is there weights[r, i] times; centred, in (-0.5, 0.5).
+
+        Unknown values are 0.
+        """
+        extra = (1,) * (self.known.ndim - 1)
+        present = weights.reshape(*weights.shape, *extra) * self.known
+        ordered = np.take_along_axis(present, self._order[None], axis=1)
+        below = np.zeros((len(weights), len(self.known) + 1, *self.known.shape[1:]))
+        np.cumsum(ordered, axis=1, out=below[:, 1:])
+        total = below[:, -1:]
+        rank = np.take_along_axis(below, self._first[None], axis=1)
+        rank += np.take_along_axis(below, self._after[None], axis=1)
+        rank /= 2.0 * np.where(total > 0, total, 1.0)
+        rank -= 0.5
+        rank *= self.known
+        return np.asarray(rank)
+
+
+def _sums(metric: Array, loss: Array, weights: Array, lags: int) -> _Sums:
+    """Sums [reps, metrics, lags + 1] of ranks metric [reps, runs, metrics, points] and loss [reps, runs, points]."""
+    reps, _, metrics, points = metric.shape
+    found = _Sums.zeros((reps, metrics, lags + 1))
+    weighted = weights[:, :, None] * loss
+    squares = np.einsum("ri,rimt->rmt", weights, metric**2, optimize=True)
+    losses = (weighted * loss).sum(axis=1)  # [reps, points]
+    for lag in range(min(lags + 1, points)):
+        early, late = metric[..., : points - lag], weighted[:, :, lag:]
+        found.products[:, :, lag] = np.einsum("rimt,rit->rm", early, late, optimize=True)
+        both = (squares[:, :, : points - lag] > 0) & (losses[:, None, lag:] > 0)
+        found.metric[:, :, lag] = (squares[:, :, : points - lag] * both).sum(axis=-1)
+        found.loss[:, :, lag] = (losses[:, None, lag:] * both).sum(axis=-1)
+    return found
+
+
+def _permuted(metric: Array, loss: Array, lags: int, permutations: int, rng: np.random.Generator) -> Array:
+    """Sums of products [permutations, metrics, lags + 1] with the losses of whole runs exchanged."""
+    runs, metrics, points = metric.shape
+    found = np.zeros((permutations, metrics, lags + 1))
+    step = max(1, _CHUNK // loss.size)
+    for start in range(0, permutations, step):
+        count = min(step, permutations - start)
+        exchanged = loss[rng.permuted(np.tile(np.arange(runs), (count, 1)), axis=1)]  # [count, runs, points]
+        for lag in range(min(lags + 1, points)):
+            early = np.swapaxes(metric[..., : points - lag], 0, 1).reshape(metrics, -1)
+            late = exchanged[:, :, lag:].reshape(count, -1)
+            found[start : start + count, :, lag] = late @ early.T
+    return found
+
+
+def _summary(rho: Array, resampled: Array, null: Array) -> Correlated:
+    later = np.abs(rho[1:])
+    if not np.isfinite(later).any():
+        return Correlated(rho, 0, np.nan, np.nan, 0, 0, 1.0)
+    lag = 1 + int(np.nanargmax(later))
+    low, high = np.nanpercentile(resampled[:, lag], [2.5, 97.5])
+    lead = 1 + np.argmax(np.nan_to_num(np.abs(resampled[:, 1:])), axis=1)
+    first, last = np.percentile(lead, [2.5, 97.5], method="nearest")
+    largest = np.abs(null[:, 1:]).max(axis=1)
+    p = (1 + int((largest >= later[lag - 1] - 1e-12).sum())) / (1 + len(null))
+    return Correlated(rho, lag, float(low), float(high), int(first), int(last), p)
