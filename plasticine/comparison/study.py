@@ -103,6 +103,7 @@ class StudyComparison:
                 return [*problems, "the time was up"]
             tags = aggregates.tags(cell)
             if tags.get(DIGEST_TAG) == runs.digest:
+                aggregates.tidy(cell)
                 continue
             known = {int(seed) for seed in tags.get("seed_list", "").split(",") if seed}
             if known - set(runs.seeds):

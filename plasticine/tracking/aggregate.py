@@ -86,19 +86,24 @@ class Aggregates:
         kept = self._newest(aggregate.cell)
         sent = kept is None or kept.data.tags[DIGEST_TAG] != aggregate.digest
         if sent:
-            kept = self._send(aggregate)
-        for run in self._runs.get(aggregate.cell, []):
-            if run.info.run_id != kept.info.run_id:  # type: ignore[union-attr]
-                self._store.client.delete_run(run.info.run_id)
-        self._runs[aggregate.cell] = [kept]  # type: ignore[list-item]
+            self._runs.setdefault(aggregate.cell, []).append(self._send(aggregate))
+        self.tidy(aggregate.cell)
         return sent
+
+    def tidy(self, cell: str) -> None:
+        """Delete what a process that was killed left of a cell: half-made aggregates, and outdated ones."""
+        kept = self._newest(cell)
+        for run in self._runs.get(cell, []):
+            if kept is None or run.info.run_id != kept.info.run_id:
+                self._store.client.delete_run(run.info.run_id)
+        self._runs[cell] = [] if kept is None else [kept]
 
     def _newest(self, cell: str) -> Run | None:
         complete = [run for run in self._runs.get(cell, []) if DIGEST_TAG in run.data.tags]
         return max(complete, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
     def _send(self, aggregate: Aggregate) -> Run:
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Metric, Param
 
         client = self._store.client
         identity = {KIND: "aggregate", "study": self._study, "cell": aggregate.cell, **aggregate.identity}
@@ -108,10 +113,7 @@ class Aggregates:
         metrics = [Metric(RunCard.clean(p.key), p.value, p.time, p.step) for p in aggregate.points]
         for i in range(0, len(metrics), _BATCH):
             client.log_batch(run_id, metrics=metrics[i : i + _BATCH])
-        client.log_batch(
-            run_id,
-            params=[Param(key, value) for key, value in identity.items()],
-            tags=[RunTag(DIGEST_TAG, aggregate.digest)],
-        )
+        client.log_batch(run_id, params=[Param(key, value) for key, value in identity.items()])
         client.set_terminated(run_id)
+        client.set_tag(run_id, DIGEST_TAG, aggregate.digest)
         return client.get_run(run_id)

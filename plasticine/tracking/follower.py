@@ -259,9 +259,6 @@ class RunFollower:
         found = _diagnosis(self._events)
         if found is not None:
             tags["diagnosis"] = found
-        found = _diagnosis(self._events)
-        if found is not None:
-            tags["diagnosis"] = found
         left_out = state.selection.left_out(settings)
         if left_out:
             names = ", ".join(left_out)
@@ -296,19 +293,6 @@ class RunFollower:
 
 def _is_switch(event: dict[str, Any]) -> bool:
     return event["kind"] == "task_start" and int(event["facts"].get("index", 0)) > 0
-
-
-def _diagnosis(events: list[dict[str, Any]]) -> str | None:
-    """What was found at the latest look at the run; None if nothing ever was."""
-    found: dict[str, None] = {}
-    seen = False
-    for facts in (event["facts"] for event in events if event["kind"] == "diagnosis"):
-        seen = True
-        if facts["state"] == "found":
-            found[facts["name"]] = None
-        else:
-            found.pop(facts["name"], None)
-    return ", ".join(found) or "nothing any more" if seen else None
 
 
 def _diagnosis(events: list[dict[str, Any]]) -> str | None:

@@ -41,13 +41,16 @@ def test_a_multirun_fills_folders_forwards_them_and_reports(launcher):
         assert facts["python"] == sys.version.split()[0]
         assert read_metrics(run).metrics[-1].env_steps == 1024
     database = sqlite3.connect(launcher.folder / "mlflow.db")
-    assert database.execute("select count(*) from runs where status = 'FINISHED'").fetchone() == (3,)
+    query = (
+        "select tags.value, count(*) from runs join tags using (run_uuid) where tags.key = 'kind' "
+        "and status = 'FINISHED' and lifecycle_stage = 'active' group by tags.value"
+    )
+    assert dict(database.execute(query).fetchall()) == {"seed": 3, "aggregate": 1, "study": 1}
     database.close()
     table = next(line for line in out.splitlines() if line.startswith("vanilla  "))
     assert " 3 " in table
     assert "+-" in table
-    assert f"mlflow ui --backend-store-uri sqlite:///{launcher.folder}/mlflow.db --host 127.0.0.1" in out
-    assert "/runs?compareRunsMode=CHART" in out
+    assert f"compare: plasticine ui --uri sqlite:///{launcher.folder}/mlflow.db\n" in out
 
     code, out, _ = launcher(*line)
     assert code == 0

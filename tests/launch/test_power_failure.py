@@ -77,7 +77,7 @@ def runs_by_seed(folder: Path):
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiments = [e.experiment_id for e in client.search_experiments() if e.name == "default"]
-    return client, {r.data.params["seed"]: r for r in client.search_runs(experiments)}
+    return client, {r.data.params["seed"]: r for r in client.search_runs(experiments, "tags.kind = 'seed'")}
 
 
 def test_the_record_is_that_of_an_undisturbed_run(folders):

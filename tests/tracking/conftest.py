@@ -39,24 +39,30 @@ def launch(tmp_path, template, monkeypatch) -> Path:
 @pytest.fixture
 def make_run() -> Callable[..., Path]:
     def make(
-        launch: Path, seed: int = 0, params: dict | None = None, log_lines: int | None = None, **tracker
+        launch: Path,
+        seed: int = 0,
+        params: dict | None = None,
+        log_lines: int | None = None,
+        method: str = "snp",
+        cell: str = "12345678",
+        **tracker,
     ) -> Path:
-        run_dir = launch / "runs" / STUDY / "snp.ppo.toy-12345678" / f"seed={seed}"
+        run_dir = launch / "runs" / STUDY / f"{method}.ppo.toy-{cell}" / f"seed={seed}"
         run_dir.mkdir(parents=True)
         settings = {"kind": "mlflow", "uri": None, "experiment": None}
         settings |= {"per_network": False, "max_keys": 40, "max_points": 2000, **tracker}
         (run_dir / "config.yaml").write_text(yaml.safe_dump({"study": STUDY, "tracker": settings}))
         card = {
-            "name": f"snp s{seed} · ppo · toy",
+            "name": f"{method} s{seed} · ppo · toy",
             "study": STUDY,
             "level": "shift",
             "env": "toy",
-            "method": "snp",
+            "method": method,
             "agent": "ppo",
             "seed": seed,
-            "cell": "12345678",
+            "cell": cell,
             "params": {"agent.lr": 0.001, "env.tasks[0]": None, **(params or {})},
-            "tags": {"plasticine.version": plasticine.__version__},
+            "tags": {"plasticine.version": plasticine.__version__, "budget": "smoke"},
             "log_lines": log_lines,
         }
         (run_dir / "run.json").write_text(json.dumps(card))
@@ -106,7 +112,10 @@ class Seen:
         return [(m.step, m.value) for m in self.client.get_metric_history(self.run.info.run_id, key)]
 
     def artifact(self, name: str) -> str:
-        root = Path(self.run.info.artifact_uri.removeprefix("file://"))
+        return self.artifact_of(self.run, name)
+
+    def artifact_of(self, run, name: str) -> str:
+        root = Path(run.info.artifact_uri.removeprefix("file://"))
         return (root / name).read_text()
 
 

@@ -35,6 +35,7 @@ def test_a_run_from_start_to_end(launch, store, make_run, write_lines, seen):
     assert shown.run.info.status == "RUNNING"
     assert shown.run.info.run_name == "snp s0 · ppo · toy"
     identity = {"study": "grid", "level": "shift", "env": "toy", "method": "snp", "agent": "ppo", "seed": "0"}
+    identity |= {"cell": "12345678", "budget": "smoke", "kind": "seed"}
     assert identity.items() <= shown.run.data.params.items()
     assert {"agent.lr": "0.001", "env.tasks_0_": "null"}.items() <= shown.run.data.params.items()
     tags = {**identity, "plasticine.cell": "12345678", "plasticine.key": "grid/12345678/seed=0"}
@@ -229,7 +230,7 @@ def test_long_values_and_many_parameters_fit(launch, store, make_run, write_line
     write_lines(run_dir, range(1))
     RunFollower(run_dir).push(store, FOREVER)
     params = seen(launch).run.data.params
-    assert len(params) == 250 + 1 + 2 + 8
+    assert len(params) == 250 + 1 + 2 + 9
     assert len(params["long"]) == 6000
 
 
