@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plasticine.analysis.efficiency import on_grid
 from plasticine.analysis.multiple import holm, runs_needed
-from plasticine.analysis.rank_correlation import Correlated, Group, correlate
+from plasticine.analysis.rank_correlation import Correlated, Group, Total
 from plasticine.analysis.record import RunRecord
 from plasticine.analysis.scores import FreshTask, task_scores
 
@@ -19,6 +20,7 @@ __all__ = ["CorrelationStudy", "Finding", "Scope", "Track", "correlation_study",
 
 Array = NDArray[np.float64]
 Among = Literal["seeds", "methods"]
+Verdict = Literal["predicts", "no evidence"]
 #: A run needs so many points of a stream to show what comes before what.
 _LEAST_POINTS = 4
 #: Windows of a run whose stream has fewer tasks.
@@ -67,7 +69,7 @@ class Finding:
     correlated: Correlated
     p_adjusted: float
     steps: float
-    verdict: Literal["predicts", "no evidence"]
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def correlation_study(
     among: Among = "seeds",
     lags: int = 5,
     effect: float = 0.6,
-    reps: int = 1_000,
+    reps: int = 500,
     permutations: int = 2_000,
     seed: int = 0,
 ) -> CorrelationStudy:
@@ -172,55 +174,86 @@ def correlation_study(
     """
     given = list(tracks)
     usable = [t for t in given if t is not None]
-    found = _between_methods(usable) if among == "methods" else usable
-    levels = sorted({t.level for t in found})
-    scopes = {}
-    for name in [*levels, *([OVERALL] if len(levels) > 1 else [])]:
-        inside = [t for t in found if name in (t.level, OVERALL)]
-        scopes[name] = _scope(name, inside, among, lags, effect, reps, permutations, seed)
-    return CorrelationStudy(among, effect, scopes, len(given) - len(usable))
+    levels: dict[str, dict[str, list[Track]]] = {}
+    for t in _between_methods(usable) if among == "methods" else usable:
+        group = t.setting if among == "methods" else f"{t.setting} {t.cell}"
+        levels.setdefault(t.level, {}).setdefault(group, []).append(t)
+    members = {
+        level: [group for group in levels[level].values() if len(group) > 1] for level in sorted(levels)
+    }
+    if len(members) > 1:
+        members[OVERALL] = [group for groups in members.values() for group in groups]
+    ask = _Question(among, lags, effect, reps, permutations, seed)
+    return CorrelationStudy(among, effect, ask.scopes(members), len(given) - len(usable))
 
 
-def _scope(
-    name: str,
-    tracks: Sequence[Track],
-    among: Among,
-    lags: int,
-    effect: float,
-    reps: int,
-    permutations: int,
-    seed: int,
-) -> Scope:
-    grouped: dict[str, list[Track]] = {}
-    for t in tracks:
-        grouped.setdefault(t.setting if among == "methods" else f"{t.setting} {t.cell}", []).append(t)
-    members = [group for group in grouped.values() if len(group) > 1]
-    metrics = {key for group in members for t in group for key in t.metrics}
-    runs = sum(map(len, members))
-    effective = runs - len(members) + 1 if members else 0
-    needed = runs_needed(effect, tests=max(1, len(metrics)))
-    what = "methods" if among == "methods" else "seeds"
-    if effective < needed or not metrics:
-        conclusion = (
-            f"Too few runs to conclude anything: {runs} {what} in {len(members)} group(s) count as {effective}; "
-            f"a correlation of {effect:g} among {len(metrics)} metrics needs {needed}."
+class _Question(NamedTuple):
+    """The arguments of `correlation_study`."""
+
+    among: Among
+    lags: int
+    effect: float
+    reps: int
+    permutations: int
+    seed: int
+
+    def scopes(self, members: Mapping[str, Sequence[Sequence[Track]]]) -> dict[str, Scope]:
+        scopes = {name: self._empty(name, groups) for name, groups in members.items()}
+        enough = {name for name, scope in scopes.items() if not scope.conclusion}
+        if not enough:
+            return scopes
+        names = sorted(
+            {key for groups in members.values() for group in groups for t in group for key in t.metrics}
         )
-        return Scope(name, runs, len(members), effective, needed, (), conclusion)
-    results = correlate(
-        [_group(m) for m in members], lags=lags, reps=reps, permutations=permutations, seed=seed
-    )
-    adjusted = dict(zip(results, holm([r.p for r in results.values()]), strict=True))
-    findings = []
-    for metric, result in results.items():
-        steps = [float(np.median(m[0].ends[result.lag :] - m[0].ends[: -result.lag])) for m in members
-                 if 0 < result.lag < len(m[0].ends)]  # fmt: skip
-        p = float(adjusted[metric])
-        verdict: Literal["predicts", "no evidence"] = "predicts" if p < 0.05 else "no evidence"
-        findings.append(Finding(metric, result, p, float(np.median(steps)) if steps else np.nan, verdict))
-    findings.sort(key=lambda f: (f.p_adjusted, -np.nan_to_num(abs(f.correlated.rho[f.correlated.lag]))))
-    return Scope(
-        name, runs, len(members), effective, needed, tuple(findings), _conclusion(findings, runs, what)
-    )
+        totals = {}
+        for number, (name, groups) in enumerate(members.items()):
+            totals[name] = Total(names, self.lags, self.reps, self.permutations)
+            if name == OVERALL:
+                for level in members:
+                    if level != OVERALL:
+                        totals[name].add(totals[level])
+                continue
+            for k, group in enumerate(groups):
+                totals[name].count(_group(group), np.random.default_rng([self.seed, number, k]))
+        return {
+            name: self._filled(scope, members[name], totals[name].results()) if name in enough else scope
+            for name, scope in scopes.items()
+        }
+
+    def _empty(self, name: str, members: Sequence[Sequence[Track]]) -> Scope:
+        """A scope without findings, with the reason why there are none, if there is one."""
+        metrics = {key for group in members for t in group for key in t.metrics}
+        runs = sum(map(len, members))
+        effective = runs - len(members) + 1 if members else 0
+        needed = runs_needed(self.effect, tests=max(1, len(metrics)))
+        reason = ""
+        if effective < needed or not metrics:
+            reason = (
+                f"Too few runs to conclude anything: {runs} {self.among} in {len(members)} group(s) count as "
+                f"{effective}; a correlation of {self.effect:g} among {len(metrics)} metrics needs {needed}."
+            )
+        return Scope(name, runs, len(members), effective, needed, (), reason)
+
+    def _filled(
+        self, scope: Scope, members: Sequence[Sequence[Track]], results: Mapping[str, Correlated]
+    ) -> Scope:
+        inside = {key for group in members for t in group for key in t.metrics}
+        known = {metric: result for metric, result in results.items() if metric in inside}
+        adjusted = holm([result.p for result in known.values()])
+        findings = []
+        for (metric, result), p in zip(known.items(), adjusted, strict=True):
+            steps = [_lead(group[0], result.lag) for group in members if 0 < result.lag < len(group[0].ends)]
+            verdict: Verdict = "predicts" if p < 0.05 else "no evidence"
+            lead = float(np.median(steps)) if steps else np.nan
+            findings.append(Finding(metric, result, float(p), lead, verdict))
+        findings.sort(key=lambda f: (f.p_adjusted, -np.nan_to_num(abs(f.correlated.rho[f.correlated.lag]))))
+        return dataclasses.replace(
+            scope, findings=tuple(findings), conclusion=_conclusion(findings, scope.runs, self.among)
+        )
+
+
+def _lead(track: Track, lag: int) -> float:
+    return float(np.median(track.ends[lag:] - track.ends[:-lag]))
 
 
 def _conclusion(findings: Sequence[Finding], runs: int, what: str) -> str:

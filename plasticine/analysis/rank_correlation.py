@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Correlated", "Group", "correlate"]
+__all__ = ["Correlated", "Group", "Total", "correlate"]
 
 Array = NDArray[np.float64]
 #: Numbers in memory at once while resampling.
@@ -55,7 +55,7 @@ class Correlated(NamedTuple):
 
 
 def correlate(
-    groups: Sequence[Group], *, lags: int = 5, reps: int = 1_000, permutations: int = 2_000, seed: int = 0
+    groups: Sequence[Group], *, lags: int = 5, reps: int = 500, permutations: int = 2_000, seed: int = 0
 ) -> dict[str, Correlated]:
     """Correlate every metric with the loss `lag` points later, for lags 0 to `lags`.
 
@@ -69,29 +69,60 @@ def correlate(
         seed: Of both.
     """
     names = sorted({name for group in groups for name in group.metrics})
-    observed = _Sums.zeros((len(names), lags + 1))
-    null = np.zeros((permutations, len(names), lags + 1))
-    drawn = _Sums.zeros((reps, len(names), lags + 1))
+    total = Total(names, lags, reps, permutations)
     for number, group in enumerate(groups):
-        rng = np.random.default_rng([seed, number])
-        stack = np.stack(
-            [group.metrics.get(name, np.full_like(group.loss, np.nan)) for name in names], axis=1
-        )
+        total.count(group, np.random.default_rng([seed, number]))
+    return total.results()
+
+
+class Total:
+    """What `correlate` adds up over groups, so that groups that belong to several questions are counted once.
+
+    Args:
+        names: Of the metrics.
+        lags, reps, permutations: See `correlate`.
+    """
+
+    def __init__(self, names: Sequence[str], lags: int, reps: int, permutations: int) -> None:
+        self.names = list(names)
+        shape = (len(self.names), lags + 1)
+        self._lags = lags
+        self._observed = _Sums.zeros(shape)
+        self._drawn = _Sums.zeros((reps, *shape))
+        self._null = np.zeros((permutations, *shape))
+
+    def count(self, group: Group, rng: np.random.Generator) -> None:
+        """Add a group; one of a single run adds nothing."""
         runs = len(group.loss)
         if runs < 2:
-            continue
-        once = np.ones((1, runs))
+            return
+        unknown = np.full_like(group.loss, np.nan)
+        stack = np.stack([group.metrics.get(name, unknown) for name in self.names], axis=1)
         metric, loss = _Ranked(stack), _Ranked(group.loss)
-        observed.add(slice(None), _sums(metric.under(once), loss.under(once), once, lags), squeeze=True)
-        null += _permuted(metric.under(once)[0], loss.under(once)[0], lags, permutations, rng)
-        step = max(1, _CHUNK // stack.size)
+        once = np.ones((1, runs))
+        metrics, losses = metric.under(once), loss.under(once)
+        found = _sums(metrics, losses, once, self._lags)
+        self._observed.add(slice(None), _Sums(found.products[0], found.metric[0], found.loss[0]))
+        self._null += _permuted(metrics[0], losses[0], self._lags, len(self._null), rng)
+        reps = len(self._drawn.products)
         weights = rng.multinomial(runs, np.full(runs, 1.0 / runs), size=reps).astype(np.float64)
+        step = max(1, _CHUNK // stack.size)
         for start in range(0, reps, step):
             w = weights[start : start + step]
-            drawn.add(slice(start, start + len(w)), _sums(metric.under(w), loss.under(w), w, lags))
-    rho, resampled = observed.rho(), drawn.rho()
-    null /= np.where(observed.scale() > 0, observed.scale(), np.inf)
-    return {name: _summary(rho[k], resampled[:, k], null[:, k]) for k, name in enumerate(names)}
+            part = _sums(metric.under(w), loss.under(w), w, self._lags)
+            self._drawn.add(slice(start, start + len(w)), part)
+
+    def add(self, other: Total) -> None:
+        """Add what another one has counted, for the same metrics and sizes."""
+        self._observed.add(slice(None), other._observed)
+        self._drawn.add(slice(None), other._drawn)
+        self._null += other._null
+
+    def results(self) -> dict[str, Correlated]:
+        """The correlation of every metric over all groups counted."""
+        rho, resampled, scale = self._observed.rho(), self._drawn.rho(), self._observed.scale()
+        null = self._null / np.where(scale > 0, scale, np.inf)
+        return {name: _summary(rho[k], resampled[:, k], null[:, k]) for k, name in enumerate(self.names)}
 
 
 class _Sums:
@@ -104,11 +135,10 @@ class _Sums:
     def zeros(cls, shape: tuple[int, ...]) -> _Sums:
         return cls(np.zeros(shape), np.zeros(shape), np.zeros(shape))
 
-    def add(self, where: slice, other: _Sums, squeeze: bool = False) -> None:
-        for mine, theirs in zip(
-            (self.products, self.metric, self.loss), (other.products, other.metric, other.loss), strict=True
-        ):
-            mine[where] += theirs[0] if squeeze else theirs
+    def add(self, where: slice, other: _Sums) -> None:
+        self.products[where] += other.products
+        self.metric[where] += other.metric
+        self.loss[where] += other.loss
 
     def scale(self) -> Array:
         return np.sqrt(self.metric * self.loss)
