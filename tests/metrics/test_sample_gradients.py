@@ -61,7 +61,8 @@ def test_worked_cases():
     assert half == pytest.approx({"": 0.5, "cosine": 0.0, "negative": 0.0, "zero": 0.5})
     nothing = values(np.zeros((3, 4)))
     assert (nothing[""], nothing["zero"]) == (0.0, 1.0)
-    assert math.isnan(nothing["cosine"]) and math.isnan(nothing["negative"])
+    assert math.isnan(nothing["cosine"])
+    assert math.isnan(nothing["negative"])
     assert all(math.isnan(v) for v in values([[1, math.nan], [0, 1]]).values())
     assert all(math.isnan(v) for v in values([[1, math.inf], [0, 1]]).values())
 
