@@ -32,6 +32,9 @@ COMMANDS = {
     "cancel": Command("plasticine.cli.cancel", "take runs out of SLURM's queue"),
     "retry": Command("plasticine.cli.retry", "start failed runs again"),
     "rerun": Command("plasticine.cli.rerun", "do a run again from its record and compare"),
+    "diagnose": Command(
+        "plasticine.cli.diagnose", "say which runs show signs of a known failure, and what acts on it"
+    ),
     "report": Command("plasticine.cli.report", "compare the runs of a study: figures, tables, one page"),
     "sync": Command("plasticine.cli.sync", "send the records of runs to MLflow"),
     "ui": Command("plasticine.cli.ui", "open MLflow's pages where the methods of a study are compared"),

@@ -27,11 +27,11 @@ def stalled(curves: Curves, since: float) -> bool:
     Rising is a Mann-Kendall test at 5 %. Below means that at least a quarter of the best eighth's gain over the first
     one is lost in the last. An agent that stays where it is at its best has not stalled: there may be nothing left to
     learn. Nor has one half of whose returns are the least there are: it has not met anything to learn from yet, and
-    its networks come back when it does. Without returns the answer is yes: nothing speaks against it.
+    its networks come back when it does. With fewer than eight returns nothing can be told, and the answer is no.
     """
     line = curves.line(RETURN_KEY, least=8)
     if line is None:
-        return True
+        return False
     values = line.values
     if np.median(values) == values.min():
         return False

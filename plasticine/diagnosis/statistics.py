@@ -40,8 +40,10 @@ def mann_kendall(values: Floats) -> MannKendall:
 
     ``S = sum_{i<j} sign(x_j - x_i)`` has under no trend the variance
     ``(n (n-1) (2n+5) - sum_ties t (t-1) (2t+5)) / 18``, times ``1 + 2 / (n (n-1) (n-2)) *
-    sum_k (n-k) (n-k-1) (n-k-2) r_k`` with the autocorrelations r_k of the ranks of the values without their Theil-Sen
-    trend, as far as they are significant (5 %). The factor is not let below 1.
+    sum_k (n-k) (n-k-1) (n-k-2) r_k`` with the autocorrelations r_k of the ranks of the residuals, as far as they are
+    significant (5 %). Residuals are those of the Theil-Sen line, as in the paper, or of one change of level where
+    that leaves less than half as much: a jump would otherwise be taken for neighbours that are alike. The factor is
+    not let below 1.
 
     Args:
         values: In order of time, finite [n >= 4].
@@ -63,8 +65,7 @@ def mann_kendall(values: Floats) -> MannKendall:
 
 def _inflation(values: Floats) -> float:
     n = values.size
-    residuals = values - theil_sen(values) * np.arange(n)
-    ranks = _ranks(residuals)
+    ranks = _ranks(_residuals(values))
     ranks -= ranks.mean()
     power = float((ranks**2).sum())
     if power == 0.0:
@@ -74,6 +75,17 @@ def _inflation(values: Floats) -> float:
     correlation[np.abs(correlation) < 1.96 / math.sqrt(n)] = 0.0
     weights = (n - lags) * (n - lags - 1.0) * (n - lags - 2.0)
     return max(1.0, 1.0 + 2.0 * float((weights * correlation).sum()) / (n * (n - 1.0) * (n - 2.0)))
+
+
+def _residuals(values: Floats) -> Floats:
+    """What is left of the values without a line, or without a jump where that explains much more."""
+    line = values - theil_sen(values) * np.arange(values.size)
+    line -= np.median(line)
+    first = change_point(values).first
+    jump = values.copy()
+    jump[:first] -= np.median(values[:first])
+    jump[first:] -= np.median(values[first:])
+    return jump if np.abs(jump).sum() < 0.5 * np.abs(line).sum() else line
 
 
 def _ranks(values: Floats) -> Floats:

@@ -41,11 +41,16 @@ class Watch:
         self.curves = Curves(facts=dict(facts))
         self._looks = looks
         self._done = 0
-        self._open: list[str] = []  # found at the latest look
+        self._open: list[str] = []  # reported and not over
+        self._suspected: list[str] = []  # found at the latest look
         self._wanted: dict[str, bool] = {}
 
     def take(self, scalars: Mapping[str, float], env_steps: int, done: float) -> list[dict[str, Any]]:
-        """Take in what was logged; at a look, return what has been found since the last one, and what is over."""
+        """Take in what was logged; at a look, return what is new and what is over.
+
+        Many looks are many chances to be wrong. So what rests on a test is reported once two looks in a row have
+        found it, or the last one has.
+        """
         wanted = self._wanted
         for key in scalars.keys() - wanted.keys():
             wanted[key] = is_wanted(key, self.signatures)
@@ -55,10 +60,15 @@ class Watch:
             return []
         self._done = look
         found = self.now()
-        before, self._open = self._open, list(found.names)
+        sure = {
+            f.name for f in found.findings if f.name in self._suspected or f.evidence.p == 0.0 or done >= 1.0
+        }
+        before = self._open
+        self._suspected = list(found.names)
+        self._open = [name for name in found.names if name in before or name in sure]
         events = []
         for finding in found.findings:
-            if finding.name not in before:
+            if finding.name in sure and finding.name not in before:
                 facts = finding_facts(finding)
                 del facts["says"], facts["helps"]  # the report has them
                 events.append({"state": "found", **facts})
@@ -70,10 +80,16 @@ class Watch:
 
     def state(self) -> dict[str, Any]:
         """Plain data to go on from."""
-        return {"curves": self.curves.state(), "done": self._done, "open": list(self._open)}
+        return {
+            "curves": self.curves.state(),
+            "done": self._done,
+            "open": list(self._open),
+            "suspected": list(self._suspected),
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore `state`."""
         self.curves.load_state(state["curves"])
         self._done = int(state["done"])
         self._open = [str(name) for name in state["open"]]
+        self._suspected = [str(name) for name in state["suspected"]]

@@ -26,13 +26,15 @@ class Pathology(Method):
         self.onset = onset
         self.rate = rate
 
-    def after_step(self, params: Params, slot: dict[str, Any], generator: torch.Generator) -> None:
-        step = slot.setdefault("step", torch.zeros((), dtype=torch.int64))
-        step += 1
-        if int(step) >= self.onset:
-            self.harm(params, slot, int(step))
+    def init(self, params: Params, anatomy: Any) -> dict[str, Tensor]:
+        return {"step": torch.zeros((), dtype=torch.int64)}
 
-    def harm(self, params: Params, slot: dict[str, Any], step: int) -> None:
+    def after_step(self, params: Params, slot: dict[str, Tensor], generator: torch.Generator) -> None:
+        slot["step"] += 1
+        if int(slot["step"]) >= self.onset:
+            self.harm(params, slot, int(slot["step"]))
+
+    def harm(self, params: Params, slot: dict[str, Tensor], step: int) -> None:
         raise NotImplementedError
 
 
@@ -52,18 +54,20 @@ def networks(params: Params) -> set[str]:
 class Freeze(Pathology):
     """Undoes every step: what a learning rate of zero does."""
 
-    def harm(self, params: Params, slot: dict[str, Any], step: int) -> None:
+    def init(self, params: Params, anatomy: Any) -> dict[str, Tensor]:
+        return {**super().init(params, anatomy), **{k: v.detach().clone() for k, v in params.items()}}
+
+    def harm(self, params: Params, slot: dict[str, Tensor], step: int) -> None:
         for name, value in params.items():
-            if name in slot:
-                value.copy_(slot[name])
-            else:
-                slot[name] = value.detach().clone()
+            if step == self.onset:
+                slot[name].copy_(value)
+            value.copy_(slot[name])
 
 
 class KillUnits(Pathology):
     """Silences a share `rate` of the hidden units for good, once: ReLU units with a constant negative input."""
 
-    def harm(self, params: Params, slot: dict[str, Any], step: int) -> None:
+    def harm(self, params: Params, slot: dict[str, Tensor], step: int) -> None:
         if step > self.onset:
             return
         for name, value in hidden(params).items():
@@ -78,7 +82,7 @@ class KillUnits(Pathology):
 class RankOne(Pathology):
     """All units of the last hidden layers compute the same."""
 
-    def harm(self, params: Params, slot: dict[str, Any], step: int) -> None:
+    def harm(self, params: Params, slot: dict[str, Tensor], step: int) -> None:
         for net in networks(params):
             prefix = last_layer(params, net)
             for name, value in params.items():
@@ -89,7 +93,7 @@ class RankOne(Pathology):
 class Explode(Pathology):
     """All weights grow by a factor of ``1 + rate`` in every step."""
 
-    def harm(self, params: Params, slot: dict[str, Any], step: int) -> None:
+    def harm(self, params: Params, slot: dict[str, Tensor], step: int) -> None:
         for name, value in params.items():
             if name.endswith(".weight"):
                 value.mul_(1.0 + self.rate)
@@ -98,7 +102,7 @@ class Explode(Pathology):
 class Determine(Pathology):
     """The policy becomes certain: its preferences grow by ``1 + rate`` in every step, a spread shrinks by as much."""
 
-    def harm(self, params: Params, slot: dict[str, Any], step: int) -> None:
+    def harm(self, params: Params, slot: dict[str, Tensor], step: int) -> None:
         for name, value in params.items():
             if "head.policy.weight" in name:
                 value.mul_(1.0 + self.rate).clamp_(-1e3, 1e3)
@@ -109,7 +113,7 @@ class Determine(Pathology):
 class Saturate(Pathology):
     """The input weights of the last hidden layers grow by ``1 + rate`` in every step, up to 100 times."""
 
-    def harm(self, params: Params, slot: dict[str, Any], step: int) -> None:
+    def harm(self, params: Params, slot: dict[str, Tensor], step: int) -> None:
         for net in networks(params):
             name = last_layer(params, net) + ".weight"
             if (1.0 + self.rate) ** (step - self.onset) < 100.0:
@@ -119,6 +123,6 @@ class Saturate(Pathology):
 class Break(Pathology):
     """The loss is not a number, once."""
 
-    def harm(self, params: Params, slot: dict[str, Any], step: int) -> None:
+    def harm(self, params: Params, slot: dict[str, Tensor], step: int) -> None:
         if step == self.onset:
             next(iter(hidden(params).values())).fill_(float("nan"))
