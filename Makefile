@@ -1,6 +1,6 @@
 # `make` lists what there is. Everything happens in .venv; nothing outside this folder is changed.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-gpu check lint fmt bench bench-methods composition constraints install clean distclean
+.PHONY: help run test test-slow test-gpu chaos check lint fmt bench bench-methods composition constraints install clean distclean
 .DELETE_ON_ERROR:
 
 # The first of these that starts and is 3.10, 3.11 or 3.12. Choose yourself with: make PYTHON=/path/to/python run
@@ -25,6 +25,9 @@ test-slow: .venv/.ready ## the slow tests
 
 test-gpu: .venv/.ready ## the tests that need a CUDA device
 	$(IN) python -m pytest -m gpu
+
+chaos: .venv/.ready ## twenty runs on a real SLURM through 72 faults, against the same runs undisturbed (half an hour)
+	$(IN) python -m tests.chaos.storm $(CHAOS)
 
 check: lint test ## all that a change must pass: lint and test
 

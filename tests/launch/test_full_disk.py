@@ -143,7 +143,7 @@ def test_a_full_disk_is_told_in_one_line_by_the_submitter(job, tmp_path, monkeyp
     submitter = Submitter(Ledger(tmp_path / "runs"), types.SimpleNamespace(), Provenance({}, ""), {})
     monkeypatch.setattr(Ledger, "claims", lambda _self: {})
     monkeypatch.setattr(Submitter, "_submit", full)
-    with pytest.raises(UnwritableError, match="cannot be written down: .*No space left"):
+    with pytest.raises(UnwritableError, match=r"cannot be written down: .*No space left"):
         submitter.claim([job], Lines([job]))
 
 

@@ -131,6 +131,24 @@ class Cluster:
         for name, patience in (("slurmd", 3.0), ("slurmctld", 0.5), ("munged", 3.0)):
             self._stop(self.folder / f"{name}.pid", patience)
 
+    def lose_node(self) -> int:
+        """End the node as a power failure does: its daemon and all that its jobs started; return how many."""
+        killed = _kill([pid for pid in _processes() if self._on_node(pid)])
+        self.client(["scontrol", "update", f"NodeName={_host()}", "State=DOWN", "Reason=lost"])
+        return killed
+
+    def start_node(self) -> None:
+        """Bring the node back."""
+        self._daemon("slurmd", "-f", f"{self.folder}/slurm.conf")
+
+    def stop_controller(self) -> None:
+        """End the controller in good order; clients hang until it is back."""
+        self._stop(self.folder / "slurmctld.pid", 15.0)
+
+    def start_controller(self) -> None:
+        """Bring the controller back: it reads the jobs it knew of."""
+        self._daemon("slurmctld", "-f", f"{self.folder}/slurm.conf")
+
     def client(self, command: Sequence[str], timeout: float = 10) -> str:
         """Return what a client program prints; nothing if it fails or hangs (no controller: they hang)."""
         try:
@@ -141,6 +159,17 @@ class Cluster:
         except subprocess.TimeoutExpired:
             return ""
         return done.stdout.strip()
+
+    def _on_node(self, pid: int) -> bool:
+        """Whether a process belongs to this cluster's node: a daemon of it, or a part of a job."""
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+        except OSError:
+            return False  # over, or of somebody else
+        ours = f"SLURM_CONF={self.folder}/slurm.conf".encode() in variables
+        in_job = any(variable.startswith(b"SLURM_JOB_ID=") for variable in variables)
+        return ours and (in_job or name in ("slurmd", "slurmstepd"))
 
     def _daemon(self, *command: str) -> None:
         # To a file: a pipe would be held open by the daemon for ever.
@@ -155,7 +184,7 @@ class Cluster:
             raise RuntimeError(f"{command[0]} did not start:\n{tail}")
 
     def _conf(self) -> str:
-        host = socket.gethostname().partition(".")[0]
+        host = _host()
         port = _free_ports(2)
         # To listen on loopback alone, the host's own name must resolve to it; else slurmctld refuses to start.
         try:
@@ -182,6 +211,21 @@ class Cluster:
                 os.kill(pid, 0)
                 time.sleep(0.05)
             os.kill(pid, signal.SIGKILL)
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _kill(processes: Sequence[int]) -> int:
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(processes)
+
+
+def _host() -> str:
+    return socket.gethostname().partition(".")[0]
 
 
 def _user() -> str:
