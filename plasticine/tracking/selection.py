@@ -11,7 +11,8 @@ from plasticine.errors import UserError
 
 __all__ = ["ForwardSettings", "Point", "Selection"]
 
-#: Which keys stay when there are too many, first to last.
+#: Which keys stay when there are too many, first to last; then single items of a list (``train/success/<item>``), and
+#: then single networks.
 _ORDER = ("train", "eval", "task", "speed", "loss", "plasticity", "health")
 
 
@@ -140,9 +141,13 @@ def _is_per_network(key: str) -> bool:
     return key.startswith("plasticity/") and key.count("/") >= 2
 
 
-def _rank(key: str) -> tuple[bool, int]:
+def _is_item(key: str) -> bool:
+    return key.startswith("train/") and key.count("/") >= 2
+
+
+def _rank(key: str) -> tuple[bool, bool, int]:
     group = key.split("/", 1)[0]
-    return _is_per_network(key), _ORDER.index(group) if group in _ORDER else len(_ORDER)
+    return _is_per_network(key), _is_item(key), _ORDER.index(group) if group in _ORDER else len(_ORDER)
 
 
 def _stride(line: int, max_points: int, planned: int | None) -> int:
