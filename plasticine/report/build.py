@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from plasticine.launch.cores import usable_cores
+from plasticine.report.association import associations_table, conclusions, pictures
 from plasticine.report.differences import settings_table, versions_table
 from plasticine.report.doses import doses
 from plasticine.report.latex import grid_latex, improvement_latex
@@ -59,6 +60,7 @@ def figures(examined: Examined) -> dict[str, list[Wanted]]:
             for stream in examined.streams
             for figure in part(stream, examined.palette(stream.agent), examined.metrics)
         ]
+    found["associations"] = pictures(examined.associations)
     return {section: wanted for section, wanted in found.items() if wanted}
 
 
@@ -68,13 +70,15 @@ def write_report(examined: Examined, out: Path) -> Path:
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     _remove_listed(out)
+    foreign = {path for folder in folders.values() for path in folder.iterdir()}
     wanted = figures(examined)
-    pictures = _drawn(wanted, folders["figures"])
+    drawn = _drawn(wanted, folders["figures"])
     shown = {
         "slopes": slopes_table(examined.streams),
         "failures": examined.state.failures,
         "missing": examined.state.gaps,
         "diagnosis": examined.diagnosis,
+        "correlations": associations_table(examined.associations),
         "versions": versions_table(examined.runs),
         "settings": settings_table(examined.runs, examined.layout),
     }
@@ -89,13 +93,11 @@ def write_report(examined: Examined, out: Path) -> Path:
         _write(folders["latex"] / "improvement.tex", improvement_latex(examined.evidence, examined.baseline))
     text = page(
         f"{examined.asked.study}: report", [examined.state.sentence, *_summary(examined)], examined.warnings,
-        _sections(examined, pictures, shown),
+        _sections(examined, drawn, shown),
     )  # fmt: skip
     _write(out / PAGE_FILE, text)
-    files = sorted(
-        path.relative_to(out).as_posix() for folder in folders.values() for path in folder.iterdir()
-    )
-    _write(out / _LISTING, json.dumps(files))
+    written = {path for folder in folders.values() for path in folder.iterdir()} - foreign
+    _write(out / _LISTING, json.dumps(sorted(path.relative_to(out).as_posix() for path in written)))
     return out / PAGE_FILE
 
 
@@ -124,9 +126,7 @@ _TITLES = {
 }
 
 
-def _sections(
-    examined: Examined, pictures: dict[str, list[Picture]], tables: dict[str, Table]
-) -> list[Section]:
+def _sections(examined: Examined, drawn: dict[str, list[Picture]], tables: dict[str, Table]) -> list[Section]:
     state = examined.state
     counts = ", ".join(f"{count} {name}" for name, count in state.counts.items())
     found = [
@@ -138,13 +138,20 @@ def _sections(
         )
     ]
     for name, title in _TITLES.items():
-        parts: list[Picture | Table] = list(pictures.get(name, []))
+        parts: list[Picture | Table] = list(drawn.get(name, []))
         if name == "tasks" and tables["slopes"].rows:
             parts.append(tables["slopes"])
         if parts:
             found.append(Section(name, title, parts=parts))
     parts = [tables["diagnosis"]]
     found.append(Section("diagnosis", "Diagnosis", [t for t in [examined.unjudged] if t], parts=parts))
+    said = conclusions(examined.associations)
+    if said:
+        found.append(
+            Section(
+                "associations", "Which metric announces the loss", said, parts=drawn.get("associations", [])
+            )
+        )
     found.append(Section("what", "What ran", parts=[tables["settings"], tables["versions"]]))
     return found
 

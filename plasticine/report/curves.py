@@ -74,16 +74,18 @@ def draw_panels(theme: Theme, palette: Palette, panels: Sequence[Panel], x: str)
 
     across = min(2, max(1, len(panels)))
     down = max(1, math.ceil(len(panels) / across))
-    size = (COLUMN if across == 1 else PAGE, _HEIGHT * down + 0.1)
+    headed = any(panel.title or len(panel.switches) > 1 for panel in panels)
+    each_high = _HEIGHT if headed else _HEIGHT - 0.25
+    size = (COLUMN if across == 1 else PAGE, each_high * down + 0.05)
     figure = Figure(figsize=size)
     names = sorted({line.row for panel in panels for line in panel.lines if palette.named(line.row)})
     right = max((width(clip(name, _LABEL)) for name in names), default=0.0) + 0.12
-    left, bottom, top = 0.52, 0.36, 0.34
+    left, bottom, top = 0.52, 0.36, 0.34 if headed else 0.09
     each = size[0] / across
     for index, panel in enumerate(panels):
         row, column = divmod(index, across)
-        y0 = size[1] - _HEIGHT * (row + 1) - 0.02
-        box = (column * each + left, y0 + bottom, each - left - right, _HEIGHT - bottom - top)
+        y0 = size[1] - each_high * (row + 1) - 0.02
+        box = (column * each + left, y0 + bottom, each - left - right, each_high - bottom - top)
         axes = figure.add_axes((box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]))
         _fill(axes, theme, palette, panel)
         _switches(axes, theme, panel, box[2])

@@ -22,11 +22,11 @@ _LABEL = 30
 
 @dataclass(frozen=True)
 class Item:
-    """One line: its name, the estimate, its colour, and words after the numbers."""
+    """One line: its name, the estimate, its colour (see `Theme.tone`), and words after the numbers."""
 
     name: str
     estimate: Estimate
-    color: str | None = None
+    tone: str = "ink"
     note: str = ""
 
 
@@ -49,7 +49,7 @@ def draw_forest(
     )
     axes.axvline(reference, color=theme.muted, linewidth=0.8, linestyle=(0, (3, 2)), zorder=0)
     for y, (item, text) in enumerate(zip(items, texts, strict=True)):
-        color = item.color or theme.ink
+        color = theme.tone(item.tone)
         value, low, high = (float(part) for part in item.estimate[:3])
         if math.isfinite(low):
             axes.plot([low, high], [y, y], color=color, linewidth=1.2, solid_capstyle="butt")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plasticine.analysis.baselines import find_baseline, fresh_tasks
+from plasticine.analysis.correlation import Track, track
 from plasticine.analysis.record import RunRecord, read_run
 from plasticine.analysis.scores import FreshTask, RunScores, run_scores
 from plasticine.analysis.stats import common_grid, on_grid
@@ -47,6 +48,7 @@ class RunData:
         switches: Env steps at which its tasks begin.
         interventions: How often its methods acted, by name.
         scores: None if there is no readable record.
+        track: What it contributes to the question which metric announces lost performance; None: nothing.
     """
 
     where: str
@@ -66,6 +68,7 @@ class RunData:
     switches: tuple[int, ...] = ()
     interventions: Mapping[str, int] = field(default_factory=dict)
     scores: RunScores | None = None
+    track: Track | None = None
 
     @property
     def done(self) -> bool:
@@ -161,4 +164,5 @@ def _read(job: tuple[RunData, Mapping[int, FreshTask]]) -> RunData:
         switches=tuple(task.start for task in record.tasks),
         interventions=dict(acted),
         scores=run_scores(record, fresh),
+        track=track(record, fresh),
     )

@@ -151,7 +151,7 @@ class Stream:
         if not any(np.isfinite(table).any() for table in relative.values()) or len(self.switches) < 2:
             return []
         places = list(range(len(self.switches)))
-        panel = _dots("", relative, places, np.array(places) + 1.0, "return beside a fresh agent's")
+        panel = _dots("", relative, places, np.array(places) + 1.0, "relative to a fresh agent")
         return [
             Wanted(
                 f"relative.{self.stem}", f"Beside a fresh agent: {self.title}",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from plasticine.analysis.bootstrap import FEW_RUNS
 from plasticine.errors import UserError, nearest
+from plasticine.report.association import Associations, associations
 from plasticine.report.completeness import Completeness, completeness
 from plasticine.report.differences import confounds
 from plasticine.report.evidence import Evidence, compare
@@ -54,6 +55,7 @@ class Examined:
         layout, evidence, grid, state, streams: See their classes.
         metrics: To draw.
         diagnosis, unjudged: Signs of known failures, and whose runs have not been looked at.
+        associations: Which metrics announce lost performance.
         warnings: What a reader must know before believing a number.
     """
 
@@ -67,6 +69,7 @@ class Examined:
     metrics: tuple[str, ...]
     diagnosis: Table
     unjudged: str
+    associations: Associations
     warnings: tuple[str, ...]
 
     @property
@@ -125,6 +128,7 @@ def examine(asked: Asked) -> Examined:
         _metrics(asked, streams),
         diagnosis,
         unjudged,
+        associations(runs),
         tuple(warnings),
     )
 

@@ -50,6 +50,10 @@ class Theme:
     faint: str
     hues: tuple[str, ...]
 
+    def tone(self, name: str) -> str:
+        """Return a colour by its name: ``ink``, ``muted``, ``hue0`` ..."""
+        return _variables(self)[name]
+
 
 LIGHT = Theme(
     "light", "#fefefe", "#1b1f24", "#6a7079", "#d6dae0",
@@ -165,7 +169,13 @@ def for_page(svg: str, name: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(?<=\sid=")|(?<=href="#)|(?<=url\(#)', f"{name}-", svg)
-    return re.sub(r'(<svg[^>]*?) height="([\d.]+)pt"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", svg, count=1)
+    return re.sub(r'(?<=<svg)([^>]*?) width="([\d.]+)pt"', _wider, svg, count=1)
+
+
+def _wider(found: re.Match[str]) -> str:
+    """A page is read from further away than a paper."""
+    return f'{found[1]} width="{2 * float(found[2]):.0f}"'
 
 
 def _variables(theme: Theme) -> dict[str, str]:

@@ -126,7 +126,8 @@ def _improvement(evidence: Evidence, baseline: str) -> Wanted:
         "improvement", f"Probability of improvement over {baseline}",
         f"How likely a run of the method scores higher than a run of {baseline} on the same environment, averaged "
         "over the environments both have; 95 % stratified-bootstrap interval. Dashed: 0.5, no difference. An "
-        "interval that does not reach 0.5 is evidence for a difference, not for a large one.",
+        "interval that does not reach 0.5 is evidence for a difference, not for a large one. "
+        "Nothing is corrected for the number of methods.",
         partial(draw_forest, items=items, x=f"P(better than {baseline})", reference=0.5, limits=(-0.02, 1.02)),
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,7 @@ def write_run(
         "agent.lr": 0.001,
         "network._target_": "plasticine.networks.catalog.mlp",
         "env._target_": "plasticine.testing.level.ToyLevel",
+        "env.domain": cell.env,
         "env.steps_per_task": cell.steps_per_task,
         "env.num_envs": 8,
         **{f"method.{name}._target_": _TARGETS.get(name, "x.Y") for name in cell.method.split("+")},
@@ -76,8 +78,8 @@ def write_run(
     digits = cell_id(
         {"method": {cell.method: {}}, "env": {"name": cell.env}, "agent": {"x": cell.agent}, "p": params}
     )
-    label = f"{cell.method}.{cell.agent}.{cell.env.replace('/', '_')}-{digits[:8]}".replace(" ", "_")
-    folder = runs_dir / study / label.replace("<", "").replace(">", "").replace('"', "") / f"seed={seed}"
+    label = re.sub(r"[^\w.+]+", "_", f"{cell.method}.{cell.agent}.{cell.env}")
+    folder = runs_dir / study / f"{label}-{digits[:8]}" / f"seed={seed}"
     folder.mkdir(parents=True)
     total = cell.tasks * cell.steps_per_task
     card = {
