@@ -17,6 +17,7 @@ from plasticine.core.agent import Agent
 from plasticine.core.env import EnvLevel
 from plasticine.core.method import Method
 from plasticine.core.metric import Metric
+from plasticine.diagnosis.signature import Signature
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "plasticine"
@@ -33,6 +34,7 @@ ALLOWED = {
     "metrics": {"core", "errors"},
     "envs": {"core", "errors"},
     "tracking": {"core", "errors"},
+    "diagnosis": {"analysis", "core", "tracking", "errors"},
 }
 #: Third-party packages with one home each.
 HOMES = {
@@ -148,6 +150,9 @@ def targets() -> list[tuple[str, dict, type | None, set[str]]]:
     for path in sorted((CONF / "metrics").glob("*.yaml")):
         for name, node in yaml.safe_load(path.read_text())["set"].items():
             found.append((f"metrics/{path.stem}/{name}", node, Metric, set()))
+    for path in sorted((CONF / "diagnosis").glob("*.yaml")):
+        for name, node in yaml.safe_load(path.read_text())["set"].items():
+            found.append((f"diagnosis/{path.stem}/{name}", node, Signature, set()))
     return [t for t in found if "_target_" in t[1]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from plasticine.analysis.baselines import find_baseline, fresh_tasks, what_carri
 from plasticine.analysis.record import RunRecord
 from plasticine.analysis.scores import run_scores
 from tests.analysis.runs import run
+from tests.outsider.pages import blocks
 
 NORMALISED = ("env.normalize_obs=true", "agent.lr=1e-2")
 RESET = ("method=full_reset", "env.normalizer_on_switch=reset")
@@ -94,3 +96,17 @@ def test_fresh_scores_are_averaged_over_seeds(runs):
     assert both[1].seeds == 2
     assert both[1].auc == pytest.approx((a[1].auc + b[1].auc) / 2)
     assert both[1].final == pytest.approx((a[1].final + b[1].final) / 2)
+
+
+def test_the_example_in_the_documentation_runs(runs, tmp_path, monkeypatch, capsys):
+    page = Path(__file__).resolve().parents[2] / "docs" / "scores.md"
+    (block,) = [b for b in blocks(page) if b.info == ("python",)]
+    for name in ("plain", "fresh"):
+        place = tmp_path / "runs" / "first" / name / "seed=0"
+        place.parent.mkdir(parents=True)
+        shutil.copytree(runs[name].folder, place)
+    monkeypatch.chdir(tmp_path)
+    exec(block.text, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 * (1 + 3)
+    assert lines[1] == "0 offset=0 " + lines[5].removeprefix("0 offset=0 ")  # the same first task

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from plasticine.api import configure
 from plasticine.cli.main import main
+from plasticine.compose import build_signatures
 from plasticine.launch.folder import RunFolder
 from plasticine.launch.job import Job
 from plasticine.launch.report import findings
 from tests.analysis.runs import run as plain_run
 from tests.diagnosis import lab
+from tests.outsider.pages import blocks
 
 TINY = ("env.steps_per_task=2048", "env.num_envs=4", "agent.num_steps=32", "network.hidden=[16,16]")
 
@@ -89,3 +92,13 @@ def test_a_signature_of_ones_own(tmp_path):
     record = plain_run(tmp_path / "s" / "c" / "seed=0", "metrics.every=1", mine)
     report = json.loads((record.folder / "diagnosis.json").read_text())
     assert [found["name"] for found in report["findings"]] == ["mine"]
+
+
+def test_the_signature_in_the_documentation_composes(tmp_path):
+    page = Path(__file__).resolve().parents[2] / "docs" / "diagnosis.md"
+    (block,) = [b for b in blocks(page) if b.info == ("yaml",)]
+    (tmp_path / "diagnosis").mkdir()
+    (tmp_path / "diagnosis" / "mine.yaml").write_text(block.text)
+    nodes = configure("env=classic", "diagnosis=mine", config_dir=tmp_path)["diagnosis"]["set"]
+    assert {"rising_churn", "nonfinite"} <= nodes.keys()
+    assert build_signatures(nodes)["rising_churn"].reads() == ("plasticity/policy_churn",)
