@@ -36,6 +36,8 @@ COMMANDS = {
         "plasticine.cli.diagnose", "say which runs show signs of a known failure, and what acts on it"
     ),
     "report": Command("plasticine.cli.report", "compare the runs of a study: figures, tables, one page"),
+    "export": Command("plasticine.cli.export", "write a study as a data set that can be passed on"),
+    "import": Command("plasticine.cli.import_", "make runs of a data set, after verifying its files"),
     "sync": Command("plasticine.cli.sync", "send the records of runs to MLflow"),
     "ui": Command("plasticine.cli.ui", "open MLflow's pages where the methods of a study are compared"),
     "doctor": Command("plasticine.cli.doctor", "check this installation and say how to repair it"),
