@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from plasticine.compose import build_methods, build_object
+from plasticine.compose import build_methods, build_object, run_plan
 from plasticine.core.agent import Agent
 from plasticine.core.env import ActionSpec, EnvLevel, EnvSpec
 from plasticine.core.learner import Learner
+from plasticine.core.method import Method
 from plasticine.core.noise import Streams
 from plasticine.core.schedule import RunPlan
 from plasticine.errors import UserError
@@ -19,7 +21,7 @@ from plasticine.networks.anatomy import Anatomy
 from plasticine.networks.build import build, check_layout
 from plasticine.networks.spec import LayerSpec
 
-__all__ = ["Misfit", "check_fit", "check_method", "fitting"]
+__all__ = ["Misfit", "Tried", "check_fit", "check_method", "fitting"]
 
 Node = Mapping[str, Any]
 
@@ -105,25 +107,78 @@ def check_method(methods: Mapping[str, Node], agent: Node, network: Node) -> boo
     Raises:
         UserError: The methods do not fit.
     """
-    body: Sequence[LayerSpec] = build_object(network, None, "network")
-    body = tuple(replace(layer, width=min(layer.width, _WIDTH)) for layer in body)
     for env in _KINDS:
         try:
             check_fit(env, agent, network)
         except Misfit:
             continue
         built: Agent = build_object(agent, Agent, "agent")
-        learner = Learner.build(
-            agent=built,
-            methods=build_methods(methods),
-            env=env,
-            body=body,
-            build_network=build,
-            merge_anatomies=Anatomy.merge,
-            streams=Streams(0),
-            device=torch.device("cpu"),
-        )
         steps = built.collects_per_iteration * built.collect_steps * env.num_envs
-        learner.check(RunPlan((100,) * 3, steps, built.updates_per_iteration(env), built.idle_updates(env)))
+        plan = RunPlan((100,) * 3, steps, built.updates_per_iteration(env), built.idle_updates(env))
+        _small(built, build_methods(methods), env, network).check(plan)
         return True
     return False
+
+
+def _small(agent: Agent, methods: Sequence[Method], env: EnvSpec, network: Node) -> Learner:
+    """A learner with few units. Raises UserError if the methods do not fit."""
+    body: Sequence[LayerSpec] = build_object(network, None, "network")
+    return Learner.build(
+        agent=agent,
+        methods=methods,
+        env=env,
+        body=tuple(replace(layer, width=min(layer.width, _WIDTH)) for layer in body),
+        build_network=build,
+        merge_anatomies=Anatomy.merge,
+        streams=Streams(0),
+        device=torch.device("cpu"),
+    )
+
+
+class Tried:
+    """Says of configurations whether their parts go together; levels are built once."""
+
+    def __init__(self) -> None:
+        self._levels: dict[str, tuple[EnvLevel, str]] = {}
+
+    def why_not(self, config: Node) -> str:
+        """Return why agent, network, level and methods of a run do not go together; empty if they do.
+
+        Builds a small learner and asks the methods about the run's tasks; what depends on the width of layers or on
+        a simulator is not found.
+
+        Args:
+            config: Plain configuration.
+
+        Raises:
+            UserError: A part by itself is wrong: an unknown key, a number out of its range, a level that is not
+                installed.
+        """
+        parts = {group: config[group] for group in ("env", "agent", "network")}
+        text = json.dumps(parts, sort_keys=True)
+        if text not in self._levels:
+            self._levels[text] = self._level(parts)
+        level, reason = self._levels[text]
+        methods = build_methods(config["method"])
+        if reason:
+            return reason
+        agent: Agent = build_object(config["agent"], Agent, "agent")
+        try:
+            learner = _small(agent, methods, level.spec(), config["network"])
+        except UserError as error:
+            return error.what
+        plan = run_plan(level, agent)
+        try:
+            learner.check(plan)
+        except UserError as error:
+            return error.what
+        return ""
+
+    @staticmethod
+    def _level(parts: Mapping[str, Node]) -> tuple[EnvLevel, str]:
+        level: EnvLevel = build_object(parts["env"], EnvLevel, "env")
+        try:
+            check_fit(level.spec(), parts["agent"], parts["network"])
+        except Misfit as misfit:
+            return level, misfit.what
+        return level, ""

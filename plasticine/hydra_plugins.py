@@ -52,15 +52,26 @@ class PlasticineSearchPath(SearchPathPlugin):
 
 
 class PlasticineSweeper(Sweeper):
-    """The Cartesian product of a command line's values as one batch, without writing a file.
+    """All values of each line multiplied out, as one batch, without writing a file.
 
     Args:
         max_batch_size: Not used: all jobs go to the launcher at once.
-        params: Swept values of a ``sweep=...`` file; the command line wins.
+        params, rows, pairs, unfit, best_of: What a ``sweep=...`` file says. The command line makes lines of it
+            (`plasticine.cli.saved`) and sets them.
     """
 
-    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None) -> None:
-        self.params = dict(params or {})
+    #: Set by the command line: overrides whose values are multiplied out together, several times.
+    lines: list[list[str]] | None = None
+
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: Any = None,
+        rows: Any = None,
+        pairs: Any = None,
+        unfit: Any = None,
+        best_of: Any = None,
+    ) -> None:
         self.launcher: Launcher | None = None
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
@@ -78,19 +89,16 @@ class PlasticineSweeper(Sweeper):
         Raises:
             UserError: If a sweep has no values.
         """
-        # Imported late: Hydra's plugin scan executes this module again, which would leave us the old class.
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
         assert self.hydra_context is not None
         assert self.launcher is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
-        batch = [job for part in BasicSweeper.split_arguments(overrides, None) for job in part]
+        assert self.config is not None
+        lines = type(self).lines
+        if lines is None:
+            raise RuntimeError("PlasticineSweeper.lines is not set: start multiruns with plasticine-run")
+        loader, master = self.hydra_context.config_loader, self.config
+        batch = multiplied(lines, lambda job: set(loader.load_sweep_config(master, list(job))["method"]))
         if not batch:
             raise UserError("this multirun has no jobs", "give every swept key at least one value")
-        assert self.config is not None
-        loader, master = self.hydra_context.config_loader, self.config
-        batch = relevant(batch, lambda job: set(loader.load_sweep_config(master, list(job))["method"]))
         results = self.launcher.launch(batch, initial_job_idx=0)
         for result in results:  # of a stock launcher; ours returns none
             if result.status == JobStatus.FAILED:
@@ -122,6 +130,26 @@ class PlasticineLauncher(Launcher):
         loader, master = self._context.config_loader, self._config
         take_jobs(compose_jobs(lambda job: loader.load_sweep_config(master, list(job)), job_overrides))
         return []
+
+
+def multiplied(lines: Sequence[Override], methods: Callable[[Override], set[str]]) -> list[list[str]]:
+    """Return the overrides of each job: all combinations of the values of each line.
+
+    Args:
+        lines: Overrides, sweeps among them.
+        methods: See `relevant`.
+    """
+    # Imported late: Hydra's plugin scan executes this module again, which would leave us the old class.
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    parser = OverridesParser.create()
+    batch = [
+        job
+        for line in lines
+        for part in BasicSweeper.split_arguments(parser.parse_overrides(list(line)), None)
+        for job in part
+    ]
+    return relevant(batch, methods)
 
 
 def relevant(jobs: Sequence[Override], methods: Callable[[Override], set[str]]) -> list[list[str]]:
@@ -175,7 +203,11 @@ def compose_jobs(compose: Callable[[Override], DictConfig], jobs: Sequence[Overr
 class _SweeperNode:
     _target_: str = f"{_NAMESPACE}.PlasticineSweeper"
     max_batch_size: int | None = None
-    params: dict[str, str] | None = None
+    params: Any = None
+    rows: Any = None
+    pairs: Any = None
+    unfit: Any = None
+    best_of: Any = None
 
 
 @dataclass

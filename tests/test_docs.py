@@ -16,14 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from plasticine.cell import cell_id
 from plasticine.cli.argv import split
 from plasticine.cli.request import make_schema, resolve
 from plasticine.core.method import Method
-from plasticine.hydra_plugins import compose_jobs, register
+from plasticine.hydra_plugins import compose_jobs, multiplied, register
 from plasticine.run import check
 from tests.outsider.pages import blocks, shell, write_files
 from tests.outsider.pages import commands as commands_of
@@ -89,8 +87,7 @@ def test_commands_compose(page: Path, line: str, tmp_path: Path) -> None:
     command = split(words)
     schema = make_schema(command)
     request = resolve(command, schema)
-    overrides = OverridesParser.create().parse_overrides(request.overrides)
-    jobs = [job for part in BasicSweeper.split_arguments(overrides, None) for job in part]
+    jobs = multiplied(request.lines, lambda job: set(schema.compose(list(job))["method"]))
     assert len(jobs) == 1 or request.multirun
     assert len(jobs) > 1 or not request.multirun
     cells = {cell_id(config): config for config in compose_jobs(lambda job: schema.compose(list(job)), jobs)}

@@ -21,6 +21,8 @@ _SHORT = {
     "-sc": "--shell-completion", "-cp": "--config-path", "-cn": "--config-name", "-cd": "--config-dir",
     "-i": "--info",
 }  # fmt: skip
+#: Flags of ours: another way to write an override.
+_WORDS = {"--fail-fast": "launcher.fail_fast=true", "--dry-run": "launcher.dry_run=true"}
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 _SPAN = r"\d+(?:-\d+(?::\d+)?)?"
@@ -64,13 +66,13 @@ def split(argv: Sequence[str]) -> CommandLine:
         if not word.startswith("-"):
             overrides.append(_checked_override(word))
             continue
-        if word == "--fail-fast":
-            overrides.append("launcher.fail_fast=true")
+        if word in _WORDS:
+            overrides.append(_WORDS[word])
             continue
         name, _, value = word.partition("=")
         flag = _SHORT.get(name, name)
         if flag not in _FLAGS:
-            raise UserError(f"unknown option {name!r}", nearest(name, ["--fail-fast", *_FLAGS, *_SHORT]))
+            raise UserError(f"unknown option {name!r}", nearest(name, [*_WORDS, *_FLAGS, *_SHORT]))
         takes = _FLAGS[flag]
         if takes == 0 and value:
             raise UserError(f"{name} takes no value, but {word!r} gives one", f"write {name} alone")
@@ -88,7 +90,7 @@ def _checked_override(word: str) -> str:
             f"{word!r} is not of the form key=value",
             f"write for example method={word} or env={word}; lists without spaces: method=[snp,layer_norm]",
         )
-    return word
+    return word.removeprefix("+") if word.startswith("+sweep=") else word  # the key is there already
 
 
 def is_range(value: str) -> bool:

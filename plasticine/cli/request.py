@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from plasticine.cli.argv import CommandLine, expand_range, is_range, shown
+from plasticine.cli.saved import Line, Saved, lines, read
 from plasticine.cli.schema import MISSING, Schema, all_keys, lookup, nearest_keys
+from plasticine.cli.words import by_key, parse, variants
 from plasticine.errors import UserError, nearest
 
 __all__ = ["Request", "make_schema", "resolve"]
@@ -25,30 +27,29 @@ class Request:
     """A checked command line.
 
     Attributes:
-        overrides: For Hydra, sweeps of a ``sweep=...`` file included; integer ranges written as lists.
         multirun: Whether several runs were asked for (``-m``, or a sweep file that says so).
-        expansions: One line for each range that was written out.
+        lines: Overrides for Hydra, integer ranges written as lists: one list for each set of values that are
+            multiplied out together. A single run has one.
+        saved: What the sweep file says besides.
+        expansions: What was made of the words, a line each.
     """
 
-    overrides: list[str]
     multirun: bool
+    lines: list[list[str]] = field(default_factory=list)
+    saved: Saved = field(default_factory=Saved)
     expansions: list[str] = field(default_factory=list)
 
+    @property
+    def overrides(self) -> list[str]:
+        """What Hydra composes first; where there are several lines, without what holds in some of them only."""
+        if len(self.lines) == 1:
+            return self.lines[0]
+        return [word for word in self.lines[0] if word.startswith(("sweep=", "hydra.", "hydra/"))]
 
-def parse(line: str) -> Override:
-    """Parse one override.
-
-    Raises:
-        UserError: If it does not follow Hydra's grammar.
-    """
-    try:
-        return OverridesParser.create().parse_overrides([line])[0]
-    except OverrideParseException as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(
-            f"cannot read {line!r}: {reason}",
-            "write key=value; quote blanks and special characters twice: key='\"a b\"', method='[snp,redo]'",
-        ) from error
+    def say(self, text: str) -> None:
+        """Note what was made of a word, once."""
+        if text not in self.expansions:
+            self.expansions.append(text)
 
 
 def make_schema(line: CommandLine) -> Schema:
@@ -67,22 +68,64 @@ def resolve(line: CommandLine, schema: Schema) -> Request:
     Raises:
         UserError: For anything that could not work; the message names the nearest valid spelling.
     """
-    typed = _by_key(line.overrides)
+    typed = by_key(line.overrides)
     _check_groups(typed.values(), schema)
-    chosen = [word for word in typed.values() if _is_choice(word, schema)]
-    base = _Bases(chosen, schema)
+    base = _bases(typed.values(), schema)
     multirun = line.multirun or OmegaConf.select(base.first, "hydra.mode") == RunMode.MULTIRUN
-    words = dict(typed)
+    request = Request(multirun)
+    found = [Line(typed)]
     if multirun:
-        params = OmegaConf.select(base.first, "hydra.sweeper.params") or {}
-        from_file = _by_key([f"{key}={value}" for key, value in params.items()])
-        _check_groups(from_file.values(), schema)
-        words = {**from_file, **typed}
-        base = _Bases([word for word in words.values() if _is_choice(word, schema)], schema)
-    request = Request([], multirun)
-    for word in words.values():
-        request.overrides.append(_checked(word, base, schema, request))
+        request.saved = _saved(base, typed, schema, request)
+        found = lines(request.saved, typed, schema)
+    bases = []
+    for row in found:
+        with _told_of(row):
+            _check_groups(row.words.values(), schema)
+            bases.append(_bases(row.words.values(), schema))
+    for row, own in zip(found, bases, strict=True):
+        words = []
+        for key, word in row.words.items():
+            if len(found) > 1 and key in typed and _elsewhere(key, own, bases, schema):
+                request.say(f"{word} -> only in rows that have {key}")
+                continue
+            with _told_of(row):
+                words.append(_checked(word, own, schema, request))
+        request.lines.append(words)
     return request
+
+
+def _saved(base: _Bases, typed: Mapping[str, str], schema: Schema, request: Request) -> Saved:
+    """Return what the sweep file says, with methods found if it leaves them to a finished study."""
+    about_hydra = [word for key, word in typed.items() if key.startswith("hydra.sweeper.")]
+    saved = read(base.composed(about_hydra) if about_hydra else base.first)
+    if saved.best_of and "method" not in typed:
+        from plasticine.launch.best import best_methods
+
+        runs_dir = typed["runs_dir"].partition("=")[2] if "runs_dir" in typed else str(base.first.runs_dir)
+        names, told = best_methods(Path(runs_dir), f"sweep={saved.name}", saved.best_of)
+        saved.params["method"] = ",".join(names)
+        request.say(told)
+    return saved
+
+
+@contextlib.contextmanager
+def _told_of(row: Line) -> Iterator[None]:
+    """Name the row in what a mistake in it is told with."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{row.row}: {error.what}" if row.row else error.what, error.fix) from error
+
+
+def _elsewhere(key: str, own: _Bases, bases: Sequence[_Bases], schema: Schema) -> bool:
+    """Whether a key is one of other rows only."""
+    if key[0] in "+~" or key.startswith("hydra") or schema.is_group(key.partition("@")[0]):
+        return False
+    return own.lookup(key) is MISSING and any(other.lookup(key) is not MISSING for other in bases)
+
+
+def _bases(words: Iterable[str], schema: Schema) -> _Bases:
+    return _Bases([word for word in words if _is_choice(word, schema)], schema)
 
 
 class _Bases:
@@ -92,14 +135,18 @@ class _Bases:
         self._schema = schema
         parsed = [(parse(word), word) for word in choices]
         self._fixed = [word for override, word in parsed if not override.is_sweep_override()]
-        self._swept = [_variants(override, schema) for override, _ in parsed if override.is_sweep_override()]
-        self.first = schema.compose([*self._fixed, *(variants[0] for variants in self._swept)])
+        self._swept = [variants(override, schema) for override, _ in parsed if override.is_sweep_override()]
+        self.first = self.composed([])
+
+    def composed(self, more: Sequence[str]) -> DictConfig:
+        """Return the first of them with more overrides."""
+        return self._schema.compose([*self._fixed, *(found[0] for found in self._swept), *more])
 
     def __iter__(self) -> Iterator[DictConfig]:
         yield self.first
-        firsts = [variants[0] for variants in self._swept]
-        for index, variants in enumerate(self._swept):
-            for variant in variants[1:]:
+        firsts = [found[0] for found in self._swept]
+        for index, found in enumerate(self._swept):
+            for variant in found[1:]:
                 yield self._schema.compose([*self._fixed, *firsts[:index], variant, *firsts[index + 1 :]])
 
     def lookup(self, key: str) -> Any:
@@ -112,30 +159,9 @@ class _Bases:
         return list(dict.fromkeys(chain.from_iterable(all_keys(cfg) for cfg in self)))
 
 
-def _by_key(words: Sequence[str]) -> dict[str, str]:
-    """Return the words by key, the last one of a key winning (as in Hydra)."""
-    found: dict[str, str] = {}
-    for word in words:
-        key = word.partition("=")[0]
-        found.pop(key, None)
-        found[key] = word
-    return found
-
-
 def _is_choice(word: str, schema: Schema) -> bool:
     key = word.partition("=")[0].lstrip("+~").partition("@")[0]
     return schema.is_group(key) or key.startswith("hydra.searchpath")
-
-
-def _variants(override: Override, schema: Schema) -> list[str]:
-    key = override.get_key_element()
-    if override.value_type is not None and override.value_type.name == "GLOB_CHOICE_SWEEP":
-        glob: Any = override._value
-        names = glob.filter(schema.options(override.key_or_group))
-        if not names:
-            raise UserError(f"{override.input_line} matches nothing", nearest("", schema.options(key)))
-        return [f"{key}={name}" for name in names]
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def _check_groups(words: Any, schema: Schema) -> None:
@@ -166,7 +192,12 @@ def _checked(word: str, base: _Bases, schema: Schema, request: Request) -> str:
     """Return one override for Hydra, or raise a UserError."""
     key, equals, text = word.partition("=")
     if _is_choice(word, schema):
-        _check_sweep(parse(word), request)
+        override = parse(word)
+        _check_sweep(override, request)
+        if override.value_type is not None and override.value_type.name == "GLOB_CHOICE_SWEEP":
+            names = [text.partition("=")[2] for text in variants(override, schema)]
+            request.say(f"{word} -> {','.join(names)} ({len(names)} values)")
+            return f"{key}={','.join(names)}"
         return word
     if key[0] in "+~" or key.startswith(("hydra.", "hydra/")) or not equals:
         _check_sweep(parse(word), request)
@@ -179,13 +210,13 @@ def _checked(word: str, base: _Bases, schema: Schema, request: Request) -> str:
             raise _needs_multirun(word)
         numbers = expand_range(key, text)
         if key.startswith("method.") and not base.everywhere(key):
-            request.expansions.append(f"{key} -> only in runs with method {key.split('.')[1]}")
-        request.expansions.append(f"{word} -> {shown(numbers)} ({len(numbers)} values)")
+            request.say(f"{key} -> only in runs with method {key.split('.')[1]}")
+        request.say(f"{word} -> {shown(numbers)} ({len(numbers)} values)")
         return f"{key}={','.join(map(str, numbers))}"
     override = parse(word)
     _check_sweep(override, request)
     if request.multirun and key.startswith("method.") and not base.everywhere(key):
-        request.expansions.append(f"{word} -> only in runs with method {key.split('.')[1]}")
+        request.say(f"{word} -> only in runs with method {key.split('.')[1]}")
     return _typed(override, current, word)
 
 

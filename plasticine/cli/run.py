@@ -17,12 +17,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from plasticine import hydra_plugins
-from plasticine.cell import plain, register_resolvers
+from plasticine.cell import plain, register_resolvers, run_dir
 from plasticine.cli.advice import advise
 from plasticine.cli.argv import CommandLine, split
 from plasticine.cli.explain import explain
 from plasticine.cli.help import help_text
-from plasticine.cli.request import make_schema, resolve
+from plasticine.cli.request import Request, make_schema, resolve
 from plasticine.errors import UserError
 from plasticine.launch.job import LaunchError
 from plasticine.paths import config_dirs
@@ -72,16 +72,17 @@ def _main(line: CommandLine, arguments: Sequence[str]) -> int:
     if "--help" in line.flags:
         print(help_text(schema), end="")
         return 0
+    request = Request(multirun=False)
     if not _SHOWS.intersection(line.flags) or "--cfg" in line.flags:
         request = resolve(line, schema)
         if "--cfg" not in line.flags:
             for expansion in request.expansions:
                 print(expansion, flush=True)
             line = CommandLine(line.flags, request.overrides)
-    return _through_hydra(line, ["plasticine-run", *arguments])
+    return _through_hydra(line, request, ["plasticine-run", *arguments])
 
 
-def _through_hydra(line: CommandLine, command: list[str]) -> int:
+def _through_hydra(line: CommandLine, request: Request, command: list[str]) -> int:
     """Let Hydra compose; run what it composed once Hydra is done, so that it is not in the way."""
     jobs: list[dict[str, Any]] = []
     single: list[DictConfig] = []
@@ -95,18 +96,36 @@ def _through_hydra(line: CommandLine, command: list[str]) -> int:
     hydra_plugins.register()
     register_resolvers()
     hydra_plugins.PlasticineLauncher.take_jobs = jobs.extend
+    hydra_plugins.PlasticineSweeper.lines = request.lines
     GlobalHydra.instance().clear()
     with _as_hydra_wants(line):
         hydra.main(version_base="1.3", config_path=str(config_dirs()[0]), config_name="run")(task)()
     jobs.extend(plain(cfg) for cfg in single)
     if not jobs:
         return 0  # something was shown, or a stock launcher ran the jobs
+    if request.saved.leave_out:
+        from plasticine.cli.leave_out import fitting_runs
+
+        jobs, told = fitting_runs(jobs, swap=request.saved.pairs)
+        for text in told:
+            print(text, flush=True)
+    if request.multirun:
+        print(counted(jobs), flush=True)
     from plasticine.launch.session import launch
 
     try:
         return launch(jobs, Path.cwd(), command=command, several=line.multirun or len(jobs) > 1)
     except UserError as error:
         raise advise(error, jobs, make_schema(line)) from error
+
+
+def counted(configs: Sequence[dict[str, Any]]) -> str:
+    """Return how many runs there are, for a person."""
+    folders = {run_dir(config, Path()) for config in configs}
+    cells = {folder.parent for folder in folders}
+    seeds = sorted({sum(folder.parent == cell for folder in folders) for cell in cells})
+    each = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return f"{len(folders)} run(s): {len(cells)} variant(s) x {each} seed(s)"
 
 
 def _run_now(cfg: DictConfig, command: list[str]) -> int:

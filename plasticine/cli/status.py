@@ -41,6 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"  failed: {seen.name}: {seen.status.get('error')}\n          {seen.path}")
         if len(failed) > _FAILURES:
             print(f"  ... and {len(failed) - _FAILURES} more failed")
+        missing = sum(seen.state == "missing" for seen in runs)
+        if missing:
+            print(f"  {missing} asked for and not begun: plasticine retry {study} --all starts them")
         print()
     if not studies:
         print(f"no runs in {arguments.runs_dir}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from plasticine.errors import UserError, nearest
 from plasticine.launch.changes import told_changes
 from plasticine.launch.cores import pool_size
 from plasticine.launch.display import Display, make_display
+from plasticine.launch.dry import summary
 from plasticine.launch.forwarding import Forwarding
 from plasticine.launch.inprocess import InProcess
 from plasticine.launch.interrupt import Interrupt
 from plasticine.launch.job import Job
 from plasticine.launch.pool import Pool
-from plasticine.launch.provenance import gather
+from plasticine.launch.provenance import Provenance, gather
 from plasticine.launch.report import exit_code, failures, findings, results, ui_lines
+from plasticine.launch.slurm.ledger import Ledger
+from plasticine.launch.slurm.submit import check_here
 
 __all__ = ["KINDS", "launch"]
 
@@ -58,6 +62,9 @@ def launch(configs: Sequence[dict[str, Any]], launch_dir: Path, command: Sequenc
     if kind not in KINDS:
         raise UserError(f"launcher.kind={kind}: there is no such kind of launcher", nearest(kind, KINDS))
     interrupted = False
+    if kind != "slurm" and jobs[0].config["launcher"].get("dry_run"):
+        print(_dry_run(jobs, todo, launch_dir, command), flush=True)
+        return 0
     if kind == "slurm":
         from plasticine.launch.slurm import session
 
@@ -125,7 +132,8 @@ def _carry_out(
             backend.start(todo)
             cells = {job.cell: job for job in reversed(todo)}
             facts = backend.check({job.cell: cells[job.cell] for job in todo})
-            _run(backend, todo, facts, forwarding, display, interrupt)
+            with _announced(jobs, facts, provenance, launch_dir):
+                _run(backend, todo, facts, forwarding, display, interrupt)
             backend.close()
             forwarding.finish(display, _INTERRUPTED_FINISH if interrupt.is_set() else None)
         except KeyboardInterrupt:
@@ -134,6 +142,28 @@ def _carry_out(
             backend.close()
             forwarding.kill()
         return interrupt.is_set()
+
+
+def _dry_run(jobs: Sequence[Job], todo: Sequence[Job], launch_dir: Path, command: Sequence[str]) -> str:
+    """Check what would run; return what it is. Nothing is written."""
+    with Interrupt() as interrupt:
+        display = make_display(jobs, live=False)
+        facts = check_here(todo, gather(command, launch_dir), display, interrupt)
+    return summary(jobs, todo, facts)
+
+
+@contextlib.contextmanager
+def _announced(
+    jobs: Sequence[Job], facts: dict[str, dict[str, Any]], provenance: Provenance, launch_dir: Path
+) -> Iterator[None]:
+    """Say which runs there are to be, so that those that never begin are missed. A single run needs no plan."""
+    roots: dict[Path, list[Job]] = {}
+    for job in jobs if len(jobs) > 1 else ():
+        roots.setdefault(Path(launch_dir, job.config["runs_dir"]).absolute(), []).append(job)
+    with contextlib.ExitStack() as stack:
+        for root, members in roots.items():
+            stack.enter_context(Ledger(root).announced(members, facts, provenance.facts, provenance.diff))
+        yield
 
 
 def _run(

@@ -37,7 +37,7 @@ class Seen:
         level: Level of non-stationarity, ``?`` if nobody knows yet.
         status: Content of status.json.
         claim: Its SLURM job, if that waits or runs.
-        planned: Newest submission that contains it, and its entry there.
+        planned: Newest submission or local launch that asked for it, and its entry there.
     """
 
     path: Path
@@ -99,7 +99,7 @@ def survey(runs_dir: Path, study: str | None = None) -> Survey:
         raise UserError(f"{runs_dir} is not a folder", "give the runs_dir of the launch: --runs-dir PATH")
     ledger = Ledger(runs_dir)
     submissions = ledger.submissions()
-    claims, warning = _claims(ledger, bool(submissions))
+    claims, warning = _claims(ledger, any(not made.local for made in submissions))
     found: dict[str, Seen] = {}
     for made in submissions:
         for run in made.runs:
@@ -112,8 +112,11 @@ def survey(runs_dir: Path, study: str | None = None) -> Survey:
     if study is not None and not found:
         known = [entry.name for entry in runs_dir.iterdir() if entry.is_dir() and entry.name[0] != "."]
         raise UserError(f"there is no study {study!r} in {runs_dir}", nearest(study, known))
+    under_way = {made.path for made in submissions if made.local and made.under_way}
     for seen in found.values():
         _look(seen, claims.get(seen.dir), known=not warning)
+        if seen.state in ("missing", "interrupted") and seen.planned and seen.planned[0].path in under_way:
+            seen.state = "queued"  # a launch on this machine will come to it
     return Survey([found[key] for key in sorted(found, key=_order)], warning)
 
 

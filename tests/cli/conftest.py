@@ -14,7 +14,7 @@ OUTSIDE = {
     "method/squeeze.yaml": "squeeze: {_target_: outside.squeeze.Squeeze, amount: 0.5, every: 3, mode: 0-9}\n",
     "method/stretch.yaml": "stretch: {_target_: outside.stretch.Stretch, amount: 2.0}\n",
     "network/seeded.yaml": "_target_: plasticine.networks.catalog.mlp\nhidden: [8]\nsalt: ${seed}\n",
-    "sweep/grid.yaml": (
+    "sweep/theirs.yaml": (
         "# @package _global_\n"
         "study: grid\n"
         "hydra: {mode: MULTIRUN, sweeper: {params: {method: 'vanilla,[squeeze,stretch]', seed: 0-2}}}\n"

@@ -110,13 +110,13 @@ def test_a_bare_on_is_no_truth_value(cli, written):
 
 
 def test_a_sweep_file_is_a_multirun_and_the_command_line_wins(cli):
-    result = cli("sweep=grid")
+    result = cli("sweep=theirs")
     assert [(method_label(c), c["seed"]) for c in result.configs] == [
         (m, s) for m in ("vanilla", "squeeze+stretch") for s in (0, 1, 2)
     ]
     assert {c["study"] for c in result.configs} == {"grid"}
-    assert seeds(cli("sweep=grid seed=7")) == [7, 7]
-    assert cli("sweep=grid study=mine").configs[0]["study"] == "mine"
+    assert seeds(cli("sweep=theirs seed=7")) == [7, 7]
+    assert cli("sweep=theirs study=mine").configs[0]["study"] == "mine"
 
 
 def test_identity_ignores_where_and_how_often_a_run_goes(cli):
@@ -178,15 +178,6 @@ def test_help_lists_groups_and_outside_options(cli):
     told = {word.strip("[]") for word in rows.split()}
     assert all(set(schema.options(group)) <= told for group in schema.groups())
     assert "squeeze" not in cli("--help", config_dir=False).out
-
-
-@pytest.mark.parametrize(
-    "name", sorted(path.stem for path in (paths.config_dirs()[2] / "sweep").glob("*.yaml"))
-)
-def test_shipped_sweeps_compose(cli, name):
-    result = cli(f"sweep={name}", config_dir=False)
-    assert result.code == 0, result.err
-    assert len(set(result.dirs)) == len(result.dirs) > 1
 
 
 def test_an_installed_package_brings_its_own_yaml_files(tmp_path, monkeypatch):

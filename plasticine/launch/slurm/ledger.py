@@ -1,7 +1,8 @@
-"""What was submitted, on disk: ``<runs_dir>/.launches/<id>/``, one folder for each submission.
+"""What was asked for, on disk: ``<runs_dir>/.launches/<id>/``, one folder for each submission or local launch.
 
-``plan.json`` says which runs each task of the arrays carries out; it is there before anything is submitted and
-never changes. The arrays carry the submission in their names, so whether a run waits or runs is read off the queue
+``plan.json`` says which runs there are to be; it is there before anything is submitted or started, and never
+changes. A local launch has nothing else. For SLURM it also says which runs each task of the arrays carries out. The
+arrays carry the submission in their names, so whether a run waits or runs is read off the queue
 itself: no note can be out of date, whenever a submitter dies. ``state.json`` keeps the numbers of the arrays for
 when they have left the queue.
 """
@@ -69,7 +70,7 @@ class Submission:
     Attributes:
         path: Its folder.
         runs: What it is to carry out.
-        packs: Indices of the runs of each task.
+        packs: Indices of the runs of each task; none for a launch on this machine.
         arrays: What SLURM knows of it so far.
     """
 
@@ -83,6 +84,28 @@ class Submission:
     def name(self, first: int) -> str:
         """Return the name of the array that starts with pack `first`; `Ledger.claims` reads it in the queue."""
         return f"plasticine-{self.path.name}.{first}"
+
+    @property
+    def local(self) -> bool:
+        """Whether it was a launch on one machine, of which SLURM knows nothing."""
+        return not self.packs
+
+    @property
+    def lock(self) -> Path:
+        """File that a launch on this machine keeps locked while it is at it."""
+        return self.path / "lock"
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a launch on this machine is still at it."""
+        try:
+            with open(self.lock, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
 
     @property
     def logs(self) -> Path:
@@ -158,7 +181,7 @@ class Ledger:
         self, path: Path, jobs: Sequence[Job], facts: Mapping[str, Mapping[str, Any]], packs: list[list[int]],
         provenance: Mapping[str, Any], diff: str,
     ) -> Submission:  # fmt: skip
-        for name in ("configs", "logs"):
+        for name in ("configs", "logs") if packs else ("configs",):
             (path / name).mkdir(parents=True)
         configs: dict[str, int] = {}
         runs = []
@@ -183,13 +206,45 @@ class Ledger:
             },
         )  # fmt: skip
         made = Submission(path, runs, packs, user, created)
-        made.save()
+        if packs:
+            made.save()
         return made
+
+    @contextlib.contextmanager
+    def announced(
+        self,
+        jobs: Sequence[Job],
+        facts: Mapping[str, Mapping[str, Any]],
+        provenance: Mapping[str, Any],
+        diff: str,
+    ) -> Iterator[None]:
+        """Say what a launch on this machine is going to do, and while the context lasts, that it is at it.
+
+        The plan stays when the launch ends, however it ends. Earlier ones that ask for nothing else are removed.
+
+        Args:
+            jobs: All its runs, finished ones included.
+            facts, provenance, diff: See `create`.
+        """
+        with self.locked():
+            made = self.create(jobs, facts, [], provenance, diff)
+            file = open(made.lock, "a", encoding="utf-8")  # noqa: SIM115 - held until the launch is over
+            fcntl.flock(file, fcntl.LOCK_EX)
+            wanted = {run.dir for run in made.runs}
+            for earlier in self.submissions():
+                covered = earlier.path != made.path and wanted.issuperset(run.dir for run in earlier.runs)
+                if earlier.local and covered and not earlier.under_way:
+                    shutil.rmtree(earlier.path)
+        with file:
+            yield
 
     def submissions(self) -> list[Submission]:
         """Return all submissions, oldest first."""
-        paths = self.path.glob("*/plan.json") if self.path.is_dir() else []
-        return sorted((read_submission(path.parent) for path in paths), key=lambda made: made.created)
+        found = []
+        for path in self.path.glob("*/plan.json") if self.path.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):  # a launch has just replaced it by a larger one
+                found.append(read_submission(path.parent))
+        return sorted(found, key=lambda made: made.created)
 
     def claims(self) -> dict[str, Claim]:
         """Return what waits or runs in SLURM, by the run's folder below runs_dir.
@@ -197,7 +252,9 @@ class Ledger:
         Raises:
             cluster.Unreachable: SLURM does not answer.
         """
+        # state.json: a plan without one is that of a launch on one machine.
         folders = [path.parent for path in self.path.glob("*/plan.json")] if self.path.is_dir() else []
+        folders = [folder for folder in folders if (folder / "state.json").is_file()]
         if not folders:
             return {}
         owners = {folder.owner() for folder in folders} | {getpass.getuser()}

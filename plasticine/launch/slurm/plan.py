@@ -10,7 +10,7 @@ from plasticine.launch.folder import RunFolder
 from plasticine.launch.job import Job
 from plasticine.launch.slurm.profile import Profile, minutes
 
-__all__ = ["Chunk", "Estimate", "chunks", "estimate", "packs", "throttles"]
+__all__ = ["Chunk", "Estimate", "chunks", "estimate", "packs", "speed", "throttles"]
 
 
 class Chunk(NamedTuple):
@@ -94,10 +94,10 @@ def estimate(jobs: Sequence[Job], facts: Mapping[str, Mapping[str, object]], pro
     for job in jobs:
         cell = job.folder.path.parent
         if cell not in speeds:
-            speeds[cell] = _speed(cell)
-        speed, steps = speeds[cell], facts.get(job.cell, {}).get("env_steps")
-        if speed and isinstance(steps, int):
-            total += steps / speed / 3600
+            speeds[cell] = speed(cell)
+        known, steps = speeds[cell], facts.get(job.cell, {}).get("env_steps")
+        if known and isinstance(steps, int):
+            total += steps / known / 3600
             measured += 1
     if not measured:
         return Estimate(limit, None, 0)
@@ -105,13 +105,13 @@ def estimate(jobs: Sequence[Job], facts: Mapping[str, Mapping[str, object]], pro
     return Estimate(limit, likely, measured)
 
 
-def _speed(cell: Path) -> float | None:
+def speed(cell: Path) -> float | None:
     """Return env steps per second of the finished runs of a cell; None if there are none."""
     found = []
     for path in cell.glob("seed=*"):
         status = RunFolder(path).status()
         summary = status.get("summary") or {}
-        speed = summary.get("env_steps_per_s") or status.get("env_steps_per_s")
-        if status.get("state") == "finished" and speed:
-            found.append(float(speed))
+        told = summary.get("env_steps_per_s") or status.get("env_steps_per_s")
+        if status.get("state") == "finished" and told:
+            found.append(float(told))
     return sum(found) / len(found) if found else None
