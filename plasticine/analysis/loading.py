@@ -25,6 +25,7 @@ from plasticine.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from plasticine.core.agent import Agent
+    from plasticine.core.checkpoint import Checkpoints
     from plasticine.core.env import EnvLevel
     from plasticine.core.trainer import Trainer
 
@@ -148,7 +149,7 @@ class LoadedRun:
         config = copy.deepcopy(self.config)
         config["env"] = _env_node(self.config["env"], overrides)
         config["seed"] = self.config["seed"] if seed is None else seed
-        trainer = _built(config, None)
+        trainer = _built(config)
         old, new = self.level.spec(), trainer.level.spec()
         for what, before, after in (
             ("observations", (old.obs_shape, old.obs_dtype), (new.obs_shape, new.obs_dtype)),
@@ -198,7 +199,7 @@ def load_run(
     check_targets(config, trust)
     config["compute"] = {**config["compute"], "device": device}
     checkpoint = _newest(folder)
-    trainer = _built(config, None)
+    trainer = _built(config)
     trainer.learner.restore(checkpoint["learner"])
     trainer.learner.agent.load_state(checkpoint["agent"])
     _load_statistics(trainer, checkpoint)
@@ -244,11 +245,14 @@ def _unseen(facts: dict[str, Any]) -> None:
     pass
 
 
-def _built(config: Config, checkpoints: Any) -> Trainer:
+def _built(config: Config, checkpoints: Checkpoints | None = None) -> Trainer:
+    """Build a trainer that records nothing. Metrics and films, which would go nowhere, are only kept to go on."""
     from plasticine.compose import build_trainer
     from plasticine.core.tracker import NullTracker
 
-    config = {**config, "metrics": {**config["metrics"], "video": False}}  # films have nowhere to go
+    config = {**config, "metrics": {**config["metrics"], "video": False}}
+    if checkpoints is None:
+        config["metrics"]["set"] = {}
     stop = threading.Event()
     return build_trainer(config, tracker=NullTracker(), checkpoints=checkpoints, stop=stop, progress=_unseen)
 
