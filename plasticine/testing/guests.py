@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import torch
 from plasticine.compose import assemble_parts, build_object
 from plasticine.core.measure import Measurement
 from plasticine.core.metric import Layers, Metric, Probe
+from plasticine.core.returns import Rehearsal
 from plasticine.testing.contract import _check_finite, _check_ownership, _differing
 from plasticine.testing.runs import Recording, clones, global_random_states, record, tiny_config
 
@@ -136,7 +138,9 @@ def check_metric(metric: Mapping[str, Any]) -> None:
             learner.agent.prepare(collector.obs)
             learner.learn(0.0)
         numbers = {**learner.flush(), **learner.agent.statistics()}
-        watch.take(numbers, iteration=1, env_steps=0, task_end=True)
+        rehearsal = Rehearsal(parts.level, learner.agent, collector)
+        rehearse = functools.partial(rehearsal.play, parts.level.tasks()[0], 0)
+        watch.take(numbers, iteration=1, env_steps=0, task_end=True, rehearse=rehearse)
         before = clones(learner.state.tensors() | learner.streams.state()), global_random_states()
         (values, layers), again = (_computed(measured, spy.probe) for _ in range(2))
         after = clones(learner.state.tensors() | learner.streams.state()), global_random_states()
@@ -144,7 +148,8 @@ def check_metric(metric: Mapping[str, Any]) -> None:
         assert not changed, f"{where}: changes {changed[0]}"
         assert before[1] == after[1], f"{where}: a process-wide random generator was used"
         assert repr((values, layers)) == repr(again), f"{where}: the same probe gives other values"
-        unknown = (values.keys() | layers.keys()) - learner.networks.keys() - {""}
+        nets = {key.partition("/")[0] for key in (*values, *layers)}
+        unknown = nets - learner.networks.keys() - {""}
         assert not unknown, f"{where}: {sorted(unknown)[0]!r} is not the name of a network"
         every = [*values.values(), *(v for of_net in layers.values() for v in of_net.values())]
         assert all(type(v) is float for v in every), f"{where}: values must be plain floats"

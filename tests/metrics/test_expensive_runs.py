@@ -11,6 +11,7 @@ import torch
 from plasticine.compose import build_object
 from plasticine.core.metric import Metric
 from plasticine.errors import UserError
+from plasticine.testing import check_metric
 from plasticine.testing.runs import global_random_states
 from tests.metrics.experiments import EXPENSIVE, RUNS, probe_of, run
 
@@ -84,6 +85,11 @@ def test_broken_weights_give_nan_for_their_network_only(metric):
     for key, value in values.items():
         net, _, further = key.partition("/")
         assert math.isfinite(value) == (net != broken or further == "fresh"), key
+
+
+@pytest.mark.parametrize("metric", EXPENSIVE)
+def test_contract(metric):
+    check_metric({**EXPENSIVE[metric], "every": 1, **({"steps": 4} if metric == "hessian_rank" else {})})
 
 
 @pytest.mark.parametrize("metric", EXPENSIVE)
