@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from plasticine.launch.cores import usable_cores
 from plasticine.report.association import associations_table, conclusions, pictures
 from plasticine.report.differences import settings_table, versions_table
 from plasticine.report.doses import doses
 from plasticine.report.latex import grid_latex, improvement_latex
 from plasticine.report.page import Picture, Section, page
 from plasticine.report.runs import RETURN
-from plasticine.report.streams import Stream
+from plasticine.report.streams import Stream, measure
 from plasticine.report.study import Asked, Examined, examine
 from plasticine.report.style import Wanted, figure_files
 from plasticine.report.table import Table
 from plasticine.report.tables import curve_columns, numbers, slopes_table, write_columns, write_tables
 from plasticine.report.winners import winners
+from plasticine.report.workers import spread_over_cores
 
 __all__ = ["build_report", "figures", "write_report"]
 
@@ -46,6 +44,7 @@ def figures(examined: Examined) -> dict[str, list[Wanted]]:
     if not examined.runs:
         return {}
     several = len(examined.layout.agents) > 1
+    measure(examined.streams, curve_keys(examined))
     found: dict[str, list[Wanted]] = {"winners": []}
     if examined.grid.estimates:
         found["winners"] = winners(examined.evidence, examined.grid, examined.baseline, examined.palette())
@@ -62,6 +61,11 @@ def figures(examined: Examined) -> dict[str, list[Wanted]]:
         ]
     found["associations"] = pictures(examined.associations)
     return {section: wanted for section, wanted in found.items() if wanted}
+
+
+def curve_keys(examined: Examined) -> list[str]:
+    """Return the keys of the curves that are shown."""
+    return [RETURN, *(f"plasticity/{name}" for name in examined.metrics)]
 
 
 def write_report(examined: Examined, out: Path) -> Path:
@@ -85,8 +89,7 @@ def write_report(examined: Examined, out: Path) -> Path:
     write_tables(
         folders["tables"], [*numbers(examined.evidence, examined.grid, examined.runs), *shown.values()]
     )
-    keys = [RETURN, *(f"plasticity/{name}" for name in examined.metrics)]
-    write_columns(folders["tables"], "curves", curve_columns(examined.streams, keys))
+    write_columns(folders["tables"], "curves", curve_columns(examined.streams, curve_keys(examined)))
     if examined.grid.estimates:
         _write(folders["latex"] / "grid.tex", grid_latex(examined.evidence, examined.grid))
     if examined.evidence.improvement:
@@ -158,16 +161,15 @@ def _sections(examined: Examined, drawn: dict[str, list[Picture]], tables: dict[
 
 def _drawn(wanted: dict[str, list[Wanted]], folder: Path) -> dict[str, list[Picture]]:
     jobs = [(section, figure) for section, group in wanted.items() for figure in group]
-    workers = min(usable_cores(), len(jobs) // (_PARALLEL // 2))
-    if workers < 2 or len(jobs) < _PARALLEL:
-        drawings = [figure_files(figure, folder) for _, figure in jobs]
-    else:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            drawings = list(pool.map(figure_files, [job[1] for job in jobs], [folder] * len(jobs)))
+    drawings = spread_over_cores(_draw, [(figure, folder) for _, figure in jobs], least=_PARALLEL)
     found: dict[str, list[Picture]] = {}
     for (section, figure), svg in zip(jobs, drawings, strict=True):
         found.setdefault(section, []).append(Picture(figure.name, figure.title, figure.caption, svg))
     return found
+
+
+def _draw(job: tuple[Wanted, Path]) -> str:
+    return figure_files(*job)
 
 
 def _remove_listed(out: Path) -> None:

@@ -34,7 +34,7 @@ SCORES = {
     "relative_score": ("plasticity_score", "", "return relative to a fresh agent (1: equal)"),
 }
 _REPS = 10_000
-_CURVE_REPS = 500
+_CURVE_REPS = 300
 
 
 @dataclass(frozen=True)

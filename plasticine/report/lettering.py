@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,15 +14,15 @@ from plasticine.report.style import FONT
 __all__ = ["clip", "number", "spread", "steps_unit", "width"]
 
 
+@functools.lru_cache(maxsize=4096)
 def width(text: str, size: float = FONT, bold: bool = False) -> float:
     """Return how wide a line of text is, in inches."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
+    from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    if not text.strip():
-        return 0.0
-    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().x1) / 72
+    font = get_font(findfont(FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")))
+    font.set_size(100.0, 72)
+    font.set_text(text, 0.0)
+    return float(font.get_width_height()[0]) / 64 / 100 * size / 72
 
 
 def clip(text: str, characters: int) -> str:

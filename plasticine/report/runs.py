@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,13 @@ from plasticine.analysis.record import RunRecord, read_run
 from plasticine.analysis.scores import FreshTask, RunScores, run_scores
 from plasticine.analysis.stats import common_grid, on_grid
 from plasticine.errors import UserError
-from plasticine.launch.cores import usable_cores
 from plasticine.report.gather import Found, Gathered
+from plasticine.report.workers import spread_over_cores
 
 __all__ = ["POINTS", "RETURN", "RunData", "read_runs"]
 
 #: Points of a curve.
-POINTS = 200
+POINTS = 150
 #: Key of the curve of returns.
 RETURN = "episodic return"
 _PARALLEL = 64  # runs from which on more than one process reads
@@ -84,11 +82,7 @@ def read_runs(gathered: Gathered) -> list[RunData]:
     bare = [_bare(found) for found in gathered.runs if found.card]
     fresh = _fresh(bare, {run.where: found.card for run, found in _carded(bare, gathered)})
     jobs = [(run, fresh.get(run.cell, {})) for run in bare]
-    workers = min(usable_cores(), len(jobs) // (_PARALLEL // 2))
-    if len(jobs) < _PARALLEL or workers < 2:
-        return [_read(job) for job in jobs]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(_read, jobs, chunksize=16))
+    return spread_over_cores(_read, jobs, least=_PARALLEL, chunk=16)
 
 
 def _carded(bare: Sequence[RunData], gathered: Gathered) -> Iterator[tuple[RunData, Found]]:

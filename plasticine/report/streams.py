@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
@@ -19,8 +19,9 @@ from plasticine.report.layout import Column, Layout
 from plasticine.report.lettering import steps_unit
 from plasticine.report.runs import RETURN, RunData
 from plasticine.report.style import Palette, Wanted
+from plasticine.report.workers import spread_over_cores
 
-__all__ = ["METRICS", "Stream", "streams_of"]
+__all__ = ["METRICS", "Stream", "measure", "streams_of"]
 
 #: Metrics that are drawn if nobody asks for others, as far as they were measured.
 METRICS = ("rdu", "fau", "effective_rank", "weight_magnitude", "gradient_norm", "policy_entropy")
@@ -33,6 +34,7 @@ _WORDS = {
     "feature_norm": "feature norm", "feature_variance": "feature variance",
 }  # fmt: skip
 _MANY = 7  # rows from which on each gets a panel of its own
+_AHEAD = 64  # runs of a stream from which on other processes help
 _TASKS = 8  # panels of tasks at most
 
 
@@ -44,12 +46,14 @@ class Stream:
         column, agent: Which.
         title: For people.
         runs: By short name of their row.
+        known: Curves worked out so far, by key and row.
     """
 
     column: Column
     agent: str
     title: str
     runs: Mapping[str, Sequence[RunData]]
+    known: dict[str, dict[str, Curve]] = field(default_factory=dict)
 
     @property
     def stem(self) -> str:
@@ -61,15 +65,17 @@ class Stream:
         """Where tasks begin: of the run that has come furthest."""
         return max((run.switches for runs in self.runs.values() for run in runs), key=len, default=())
 
-    @cached_property
+    @property
     def returns(self) -> dict[str, Curve]:
         """Curve of the return, by row."""
         return self.curves(RETURN)
 
     def curves(self, key: str) -> dict[str, Curve]:
         """Curve of any key, by row; rows without it are left out."""
-        found = {row: curve_of(runs, key) for row, runs in self.runs.items()}
-        return {row: curve for row, curve in found.items() if curve is not None}
+        if key not in self.known:
+            found = {row: curve_of(runs, key) for row, runs in self.runs.items()}
+            self.known[key] = {row: curve for row, curve in found.items() if curve is not None}
+        return self.known[key]
 
     def metrics(self) -> list[str]:
         """Names of the metrics that were measured."""
@@ -195,6 +201,20 @@ class Stream:
     def _all_tasks(self) -> list[TaskScore]:
         runs = [run for runs in self.runs.values() for run in runs if run.scores is not None]
         return [task for run in runs if run.scores for task in run.scores.tasks]
+
+
+def measure(streams: Sequence[Stream], keys: Sequence[str]) -> None:
+    """Work out the curves of all streams ahead, by several processes if there are many."""
+    many = max((sum(map(len, stream.runs.values())) for stream in streams), default=0) >= _AHEAD
+    jobs = [(stream, tuple(keys)) for stream in streams]
+    results = spread_over_cores(_known, jobs, least=2 if many else len(jobs) + 1)
+    for stream, known in zip(streams, results, strict=True):
+        stream.known.update(known)
+
+
+def _known(job: tuple[Stream, tuple[str, ...]]) -> dict[str, dict[str, Curve]]:
+    stream, keys = job
+    return {key: stream.curves(key) for key in keys}
 
 
 def streams_of(layout: Layout, runs: Sequence[RunData]) -> list[Stream]:

@@ -133,7 +133,7 @@ def curve_columns(streams: Sequence[Stream], keys: Sequence[str]) -> dict[str, l
     found: dict[str, list[Any]] = {head: [] for head in heads}
     for stream in streams:
         for key in keys:
-            curves = stream.returns if key == keys[0] else stream.curves(key)
+            curves = stream.curves(key)
             for row, curve in curves.items():
                 kept = np.flatnonzero(np.isfinite(curve.value))
                 fixed = (row, stream.agent, stream.column.level, stream.column.name, key)

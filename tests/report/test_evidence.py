@@ -201,7 +201,7 @@ def test_reading_by_several_processes_gives_the_same(tmp_path, monkeypatch):
     gathered = gather("s", [tmp_path])
     alone = read_runs(gathered)
     monkeypatch.setattr("plasticine.report.runs._PARALLEL", 2)
-    monkeypatch.setattr("plasticine.report.runs.usable_cores", lambda: 2)
+    monkeypatch.setattr("plasticine.report.workers.usable_cores", lambda: 2)
     several = read_runs(gathered)
     for one, two in zip(alone, several, strict=True):
         assert one.where == two.where
