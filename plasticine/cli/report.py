@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write or print the report."""
+    from plasticine.comparison.attachments import attach_report
     from plasticine.report.build import write_report
     from plasticine.report.study import Asked, examine
     from plasticine.report.text import text_report
@@ -59,4 +60,6 @@ def run(arguments: argparse.Namespace) -> int:
     if not found.grid.estimates:
         print("no finished run has a score yet: there is nothing to compare")
     print(f"report: {page}")
+    for line in attach_report([run.folder for run in found.runs], page.parent):
+        print(line)
     return 0

@@ -20,11 +20,12 @@ from plasticine.report.tables import curve_columns, numbers, slopes_table, write
 from plasticine.report.winners import winners
 from plasticine.report.workers import spread_over_cores
 
-__all__ = ["build_report", "figures", "write_report"]
+__all__ = ["LISTING_FILE", "build_report", "figures", "write_report"]
 
 #: Name of the page.
 PAGE_FILE = "report.html"
-_LISTING = ".files.json"
+#: Lists the files of the report, so that the next one can remove them.
+LISTING_FILE = ".files.json"
 _PARALLEL = 12  # figures from which on more than one process draws
 
 
@@ -100,7 +101,7 @@ def write_report(examined: Examined, out: Path) -> Path:
     )  # fmt: skip
     _write(out / PAGE_FILE, text)
     written = {path for folder in folders.values() for path in folder.iterdir()} - foreign
-    _write(out / _LISTING, json.dumps(sorted(path.relative_to(out).as_posix() for path in written)))
+    _write(out / LISTING_FILE, json.dumps(sorted(path.relative_to(out).as_posix() for path in written)))
     return out / PAGE_FILE
 
 
@@ -174,7 +175,7 @@ def _draw(job: tuple[Wanted, Path]) -> str:
 
 def _remove_listed(out: Path) -> None:
     """Remove what an earlier report has written, and nothing else."""
-    listing = out / _LISTING
+    listing = out / LISTING_FILE
     if listing.exists():
         for name in json.loads(listing.read_text(encoding="utf-8")):
             (out / name).unlink(missing_ok=True)

@@ -133,8 +133,9 @@ def _count_points(total: StoreCount, folder: Path, found: Sequence[Point]) -> No
 
 def _count_params(total: StoreCount, folder: Path, found: Mapping[str, str]) -> None:
     card = json.loads((folder / "run.json").read_text())
-    names = ("study", "level", "env", "method", "agent", "seed")
+    names = ("study", "level", "env", "method", "agent", "seed", "cell")
     wanted = {**card["params"], **{name: card[name] for name in names}}
+    wanted |= {"kind": "seed", "budget": card["tags"]["budget"]}
     total.params += len(found)
     for key, value in wanted.items():
         text = value if isinstance(value, str) else json.dumps(value)
