@@ -35,8 +35,6 @@ class BelowFresh(Signature):
 
     def judge(self, curves: Curves) -> Evidence | Unknown | None:
         """Test the second half of the tasks."""
-        from scipy import stats
-
         scores = np.asarray(curves.facts.get("relative_scores", ()), np.float64)
         starts = np.asarray(curves.facts.get("task_starts", ()), np.float64)
         if not scores.size:
@@ -47,6 +45,8 @@ class BelowFresh(Signature):
             return Unknown(
                 f"only {scores.size} tasks are scored beside a fresh agent, {self.least} are needed"
             )
+        from scipy import stats  # a second of imports, for those who need it
+
         late = scores[scores.size // 2 :]
         mean = float(late.mean())
         spread = float(late.std(ddof=1))

@@ -285,3 +285,11 @@ def test_long_lines_stay_short_and_keep_their_shape():
     assert abs(line.values.mean() - 5000) < 100
     assert np.all(np.diff(line.steps) == np.diff(line.steps)[0])
     assert lab.signatures("diagnosis=none") == {}
+
+
+def test_what_comes_back_half_way_is_no_failure():
+    """The end is beyond the limit and far from the start, but 40 % of the rise are gone."""
+    partly = np.concatenate((np.linspace(0.05, 0.95, 34), np.full(6, 0.59)))
+    assert verdict("rising_dormancy", {"plasticity/rdu": partly, RETURN: STALLED}) is None
+    kept = np.concatenate((np.linspace(0.05, 0.65, 34), np.full(6, 0.59)))
+    assert isinstance(verdict("rising_dormancy", {"plasticity/rdu": kept, RETURN: STALLED}), Finding)

@@ -89,6 +89,24 @@ def test_one_look_is_not_enough_for_a_trend_and_what_is_over_is_said():
     assert go(61, 101, 0.1, 100.0) == [("over", "rising_dormancy", 70)]
 
 
+def test_a_suspicion_outlives_an_interruption():
+    def rows(first: int, last: int) -> list[tuple[dict[str, float], int, float]]:
+        lost = [(0.1, 100.0) if k <= 20 else (0.9, 20.0) for k in range(first, last)]
+        keys = ("plasticity/rdu/q", "train/episodic_return")
+        return [
+            ({keys[0]: rdu, keys[1]: ret + k % 3}, k, k / 100)
+            for k, (rdu, ret) in enumerate(lost, start=first)
+        ]
+
+    before = Watch(lab.signatures(), looks=10, facts={})
+    assert not [event for row in rows(1, 36) for event in before.take(*row)]
+    after = Watch(lab.signatures(), looks=10, facts={})
+    after.load_state(json.loads(json.dumps(before.state())))
+    assert [(event["name"], row[1]) for row in rows(36, 61) for event in after.take(*row)] == [
+        ("rising_dormancy", 40)
+    ]
+
+
 @pytest.mark.parametrize(
     ("facts", "tag"),
     [
