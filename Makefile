@@ -1,6 +1,6 @@
 # `make` lists what there is. Everything happens in .venv; nothing outside this folder is changed.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-gpu chaos check lint fmt bench bench-methods composition constraints install clean distclean
+.PHONY: help run test test-slow test-gpu chaos check lint fmt bench bench-methods composition dataset constraints install clean distclean
 .DELETE_ON_ERROR:
 
 # The first of these that starts and is 3.10, 3.11 or 3.12. Choose yourself with: make PYTHON=/path/to/python run
@@ -49,6 +49,13 @@ bench-methods: .venv/.ready ## what every method adds to an update, as tables
 
 composition: .venv/.ready ## write docs/composition.md: which methods go together
 	$(IN) python -m plasticine.testing.composition > docs/composition.md.new && mv docs/composition.md.new docs/composition.md
+
+dataset: .venv/.ready ## train a small grid and write it to docs/results/cartpole-offsets, for `plasticine import`
+	$(IN) plasticine-run -m env=classic env.num_tasks=10 env.cycles=1 env.steps_per_task=8192 'network.hidden=[32,32]' \
+	    method=vanilla,layer_norm,snp_hard,full_reset seed=0-2 study=cartpole-offsets tracker=local runs_dir=build/dataset
+	rm -rf build/cartpole-offsets
+	$(IN) plasticine export cartpole-offsets build/cartpole-offsets --runs-dir build/dataset
+	rm -rf docs/results/cartpole-offsets && mv build/cartpole-offsets docs/results/cartpole-offsets
 
 constraints: .venv/.ready ## resolve constraints.txt anew: make constraints PYTHONS="python3.10 python3.11 python3.12"
 	$(IN) python .ci/constraints.py $(UPGRADE) $(or $(PYTHONS),python3.10 python3.11 python3.12)

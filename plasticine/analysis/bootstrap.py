@@ -92,7 +92,7 @@ def interval(
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1")
     low, high = np.percentile(drawn, [50 * (1 - confidence), 50 * (1 + confidence)], axis=0)
-    return low, high
+    return np.asarray(low), np.asarray(high)
 
 
 def note(runs: Sequence[int]) -> str:

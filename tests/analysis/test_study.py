@@ -164,6 +164,8 @@ def test_series_can_be_chosen_and_the_length_of_the_run_stays(tmp_path):
     assert list(run.series) == ["b"]
     assert run.env_steps == 60
     assert [task.end for task in run.tasks] == [30, 60]
+    (run,) = read_study("s", tmp_path, keys=lambda key: False).runs
+    assert (dict(run.series), run.env_steps, run.tasks[-1].end) == ({}, 60, 60)
 
 
 def test_much_is_read_by_several_processes_with_the_same_result(tmp_path, monkeypatch):
