@@ -54,7 +54,7 @@ class Overestimation(Seldom):
 
     Args:
         max_steps: Length at which an episode is left.
-        tail: Largest share, in [0, 1]; with discount 0.99 the last 299 steps before a cut have more than 0.05.
+        tail: Largest share, in [0, 1]; with discount 0.99 the last 160 steps before a cut have more than 0.2.
         every: See `Seldom`.
 
     Raises:

@@ -11,8 +11,9 @@ import torch
 from plasticine.compose import build_object
 from plasticine.core.metric import Metric
 from plasticine.errors import UserError
-from plasticine.testing import check_metric
+from plasticine.testing import check_metric, tiny_config
 from plasticine.testing.runs import global_random_states
+from tests.core.runs import StopAfter, recorded, series
 from tests.metrics.experiments import EXPENSIVE, RUNS, probe_of, run
 
 FURTHER = {
@@ -49,13 +50,11 @@ def test_values_for_every_network_and_the_run_is_the_same(name):
                 measured = ["critic"]
             elif name.startswith("ppo-"):
                 measured = ["shared"]
-        for series in (metric, *(f"{metric}_{further}" for further in FURTHER.get(metric, ()))):
-            values = [last[f"plasticity/{series}/{net}"] for net in measured]
-            assert all(math.isfinite(v) for v in values), series
-            assert last[f"plasticity/{series}"] == pytest.approx(np.mean(values))
-            assert not [
-                k for k in last if k.startswith(f"plasticity/{series}/") and k.split("/")[2] not in nets
-            ]
+        for key in (metric, *(f"{metric}_{further}" for further in FURTHER.get(metric, ()))):
+            values = [last[f"plasticity/{key}/{net}"] for net in measured]
+            assert all(math.isfinite(v) for v in values), key
+            assert last[f"plasticity/{key}"] == pytest.approx(np.mean(values))
+            assert not [k for k in last if k.startswith(f"plasticity/{key}/") and k.split("/")[2] not in nets]
 
     quiet, _ = run(name, {})
     for with_metrics, without in zip(everything(watched)[:2], everything(quiet)[:2], strict=True):
@@ -127,3 +126,14 @@ def test_the_same_measurement_gives_the_same_values_and_leaves_no_trace(metric):
 def test_numbers_out_of_range_are_refused(metric, key, value):
     with pytest.raises(UserError, match=key):
         build_object({**EXPENSIVE[metric], key: value}, Metric, metric)
+
+
+def test_an_interrupted_run_measures_what_an_uninterrupted_one_does(tmp_path):
+    config = tiny_config({}, **RUNS["c51"])
+    config["metrics"] = {"every": 1, "probe_size": 24, "video": False, "set": EXPENSIVE}
+    recorded(tmp_path / "whole", config)
+    recorded(tmp_path / "parts", config, stop=StopAfter(4))
+    recorded(tmp_path / "parts", config)
+    whole, parts = (series(tmp_path / name) for name in ("whole", "parts"))
+    assert whole == parts
+    assert sum("plasticity/overestimation" in row.get("m", {}) for row in whole) == 3
