@@ -51,6 +51,7 @@ def test_one_observation_wakes_a_unit(make_site):
     z = torch.full((100, 3), -1.0)
     z[57, 1] = 1e-6
     assert dead_units(make_site(z), 1e-3) == 2
+    assert dead_units(make_site(torch.zeros(5, 2)), 1e-3) == 2
 
 
 def test_a_widened_unit_is_dead_only_if_all_its_columns_are(make_site):
