@@ -64,7 +64,7 @@ def draw_matrix(
     left = max((width(label) for label in labels), default=0.3) + 0.12
     wide, high = longest + 0.12, _LINE * depth + 0.09
     if notes is None:
-        wide = max(wide, (COLUMN - left - 0.05) / max(len(columns), 1))
+        wide = max(wide, min(1.2, (COLUMN - left - 0.05) / max(len(columns), 1)))
     heads = [_wrapped(column.rpartition("\n")[2], wide) for column in columns]
     over = [group for group in groups] if any(groups) else []
     top = max((len(head) for head in heads), default=1) * _LINE + 0.06
