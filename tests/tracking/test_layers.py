@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from plasticine.tracking import layers as module
 from plasticine.tracking.layers import read_layers
 from plasticine.tracking.local import LocalLog
 from plasticine.tracking.record import read_metrics
+from plasticine.tracking.sync import sync
 from tests.core.runs import StopAfter, config, recorded, series
 
 
@@ -140,3 +142,17 @@ def test_an_interrupted_and_killed_run_has_the_table_of_an_uninterrupted_one(tmp
         if '"plasticity/rdu"' in line
     }
     assert set(whole["env_steps"]) == measured
+
+
+def test_the_table_is_kept_with_the_run_in_mlflow(launch, make_run, seen):
+    run_dir = make_run(launch)
+    log = LocalLog(run_dir)
+    log.log({"train/episodic_return": 1.0}, 10)
+    log.layers(values(0.5), 10)
+    log.close("finished")
+    (done,) = sync([run_dir], None, launch)
+    assert not done.pending
+    shown = seen(launch)
+    root = Path(shown.run.info.artifact_uri.removeprefix("file://"))
+    assert rows(pd.read_parquet(root / "layers.parquet")) == expected(10, 0.5)
+    assert not [key for key in shown.run.data.metrics if "layer" in key or "body" in key]
