@@ -28,18 +28,21 @@ def generator():
 
 
 @pytest.mark.parametrize("name", [*AGENTS, "ppo-impala", "pqn-nature"])
-def test_single_gradients_add_up_to_that_of_the_minibatch(name):
-    """The latter from the loss that is trained, whose derivative PPO has by hand."""
+def test_single_gradients_are_those_of_the_trained_loss(name):
+    """Of one row, and added up over the minibatch; PPO trains with a derivative by hand."""
     _, probe = probe_of(name)
     collect = metric("grad_cov", samples=10_000, most=10**9)
     with torch.no_grad():
         for phase, batch in probe.lab.batches.items():
             whole = probe.lab.gradients(phase)
+            first = torch.randperm(len(batch[0]), generator=generator())[:1]
+            single = probe.lab.gradients(phase, probe.lab.rows(batch, first))
             for net, rows in collect._rows(probe.lab, phase, generator()).items():
                 assert len(rows) == len(batch[0])
-                expected = torch.cat([g.flatten() for k, g in whole.items() if k.startswith(f"{net}/")])
                 scale = float(rows.abs().max())
-                assert torch.allclose(rows.mean(0), expected, rtol=1e-3, atol=1e-5 * scale), (phase, net)
+                for found, expected in ((rows.mean(0), whole), (rows[0], single)):
+                    flat = torch.cat([g.flatten() for k, g in expected.items() if k.startswith(f"{net}/")])
+                    assert torch.allclose(found, flat, rtol=1e-3, atol=1e-5 * scale), (phase, net)
                 assert scale > 0
 
 
