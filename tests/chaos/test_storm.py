@@ -51,8 +51,8 @@ def stored(tmp_path):
     """A run folder and a store that agree."""
     folder = tmp_path / "runs" / "study" / "cell" / "seed=0"
     folder.mkdir(parents=True)
-    names = {name: name[0] for name in ("study", "level", "env", "method", "agent")}
-    card = {**names, "seed": 0, "params": {"agent.lr": 0.1}}
+    names = {name: name[0] for name in ("study", "level", "env", "method", "agent", "cell")}
+    card = {**names, "seed": 0, "params": {"agent.lr": 0.1}, "tags": {"budget": "smoke"}}
     (folder / "run.json").write_text(json.dumps(card))
     lines = [{"t": 5 + step, "s": step, "m": {"a": step / 3, "b/c": 1.0}} for step in range(4)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -67,7 +67,13 @@ def stored(tmp_path):
         db.execute('create table metrics (run_uuid, key, "timestamp", step, value)')
         db.execute("insert into runs values ('id', 'FINISHED')")
         db.execute("insert into tags values ('id', 'plasticine.run_dir', ?)", [str(folder)])
-        for key, value in {**names, "seed": "0", "agent.lr": "0.1"}.items():
+        for key, value in {
+            **names,
+            "seed": "0",
+            "agent.lr": "0.1",
+            "budget": "smoke",
+            "kind": "seed",
+        }.items():
             db.execute("insert into params values ('id', ?, ?)", [key, value])
         for line in lines:
             for key, value in line["m"].items():
@@ -90,7 +96,7 @@ def test_counting_finds_nothing_where_nothing_is_wrong(stored):
     total = counted(stored)
     assert total.wrong == []
     assert (total.runs, total.expected, total.found, total.missing, total.doubled) == (1, 8, 8, 0, 0)
-    assert (total.params, total.artifacts) == (7, 6)
+    assert (total.params, total.artifacts) == (10, 6)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +109,7 @@ def test_counting_finds_nothing_where_nothing_is_wrong(stored):
         ("update metrics set \"timestamp\" = 0 where step = 1", "2 missing, 2 strange, 0 doubled"),
         ("delete from params where key = 'agent.lr'", "param agent.lr is None"),
         ("update params set value = '1' where key = 'seed'", "param seed is '1'"),
-        ("insert into params values ('id', 'other', '1')", "8 params instead of 7"),
+        ("insert into params values ('id', 'other', '1')", "11 params instead of 10"),
         ("update runs set status = 'RUNNING'", "is RUNNING in the store"),
         ("delete from tags", "is 0 runs of the store"),
         ("insert into tags select 'second', key, value from tags", "is 2 runs of the store"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,20 @@ from tests.docker.dockerfile import Stage, read
 from tests.docker.test_files import ROOT, composed
 
 _UID = 1000
+
+
+def _ordinary() -> dict[str, Any]:
+    """What makes subprocess start a program as an ordinary user."""
+    return {"user": _UID, "group": _UID, "extra_groups": []} if os.getuid() == 0 else {}
+
+
+def interpreter() -> str:
+    """A Python that an ordinary user may start: one below /root is not."""
+    for python in (str(Path(sys.executable).resolve()), "/usr/bin/python3"):
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run([python, "-c", "import ensurepip"], check=True, cwd="/", **_ordinary())
+            return python
+    raise RuntimeError("no Python here can be started by an ordinary user")
 
 
 class Machine:
@@ -33,7 +49,7 @@ class Machine:
         self.variables: dict[str, str] = {}
         self.place = "/"
         self.done: list[str] = []
-        subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+        subprocess.run([interpreter(), "-m", "venv", str(folder / "venv")], check=True)
 
     def build(self, stage: Stage) -> None:
         """Carry out its steps."""
@@ -57,10 +73,10 @@ class Machine:
 
     def start(self, words: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the working folder, as the image's user if we may."""
-        other = {"user": _UID, "group": _UID, "extra_groups": []} if os.getuid() == 0 else {}
         return subprocess.run(
             [str(self.folder / "venv" / "bin" / words[0]), *words[1:]], cwd=self.here(self.place), text=True,
-            env={**self._environment(), **variables}, capture_output=True, timeout=300, check=False, **other,
+            env={**self._environment(), **variables}, capture_output=True, timeout=300, check=False,
+            **_ordinary(),
         )  # fmt: skip
 
     def _copy(self, words: list[str]) -> None:
