@@ -252,9 +252,9 @@ class Ledger:
         Raises:
             cluster.Unreachable: SLURM does not answer.
         """
-        # state.json: a plan without one is that of a launch on one machine.
+        # A plan without logs beside it is that of a launch on one machine; state.json may be missing after a crash.
         folders = [path.parent for path in self.path.glob("*/plan.json")] if self.path.is_dir() else []
-        folders = [folder for folder in folders if (folder / "state.json").is_file()]
+        folders = [folder for folder in folders if (folder / "logs").is_dir()]
         if not folders:
             return {}
         owners = {folder.owner() for folder in folders} | {getpass.getuser()}
