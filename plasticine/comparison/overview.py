@@ -83,7 +83,9 @@ def _envs(cells: Mapping[str, CellRuns]) -> list[str]:
 
 def _methods(name: str, title: str, more: str, keys: Collection[str], runs: int) -> View:
     curves = _curves(keys)
-    charts = [Chart("LINE", _with_interval(RETURN, keys)), Chart("BAR", (f"iqm/{SCORES[0]}",))]
+    charts = [Chart("LINE", (f"iqm/{RETURN}",)), Chart("BAR", (f"iqm/{SCORES[0]}",))]
+    if f"ci_low/{RETURN}" in keys:
+        charts.append(Chart("LINE", tuple(f"{name}/{RETURN}" for name in STATISTICS[1:])))
     charts += [Chart("LINE", (f"iqm/{key}",)) for key in curves if key != RETURN]
     if "task/index" in keys:
         charts.append(Chart("LINE", ("task/index",)))
@@ -131,10 +133,6 @@ def _curves(keys: Collection[str]) -> list[str]:
     """Return the keys that aggregates have curves of, the return first."""
     bare = {key.removeprefix("iqm/") for key in keys if key.startswith("iqm/")}
     return sorted(bare - set(SCORES), key=lambda key: (key != RETURN, key))
-
-
-def _with_interval(key: str, keys: Collection[str]) -> tuple[str, ...]:
-    return tuple(f"{name}/{key}" for name in STATISTICS[1:] if f"{name}/{key}" in keys or name == "iqm")
 
 
 def _number(value: float | None) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,8 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-
-from plasticine.tracking.server import free_port
 
 #: Screenshots, for whoever wants to look; not part of the repository.
 SHOTS = Path(__file__).resolve().parents[2] / "test-artifacts" / "ui"
@@ -55,13 +54,39 @@ def grid(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def ui(grid) -> Iterator[Ui]:
-    process = start_ui(grid, "--port", str(free_port("127.0.0.1", 5400)))
-    try:
+    """The command in the launch folder, its port being taken; at the end Ctrl-C must end all that it started."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = start_ui(grid, "--uri", "sqlite:///mlflow.db", "--port", str(port))
         address, links = read_links(process)
+    assert port < int(address.rsplit(":", 1)[1]) < port + 20
+    try:
         yield Ui(process, address, links)
     finally:
+        children = processes_of(process.pid)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=PATIENCE)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+    assert children
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+
+
+def processes_of(parent: int) -> list[int]:
+    """MLflow's processes below another one, whatever group they are in."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):
+            if entry.name.isdigit():
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    found, todo = [], [parent]
+    while todo:
+        above = todo.pop()
+        below = [pid for pid, its in parents.items() if its == above]
+        found += below
+        todo += below
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,11 @@ def test_the_link_shows_methods_not_seeds(ui, page):
     sort = page.get_by_role("button", name=re.compile("Sort:"))
     assert "iqm/summary/final_return" in sort.inner_text()
     page.get_by_text("iqm/train/episodic_return vs ci_low/train/episodic_return").first.wait_for()
-    # One line each for IQM and both ends of its interval, of both methods.
-    lines = page.locator(".js-plotly-plot").first.locator(".scatterlayer .trace path.js-line")
-    lines.nth(5).wait_for(state="attached")
+    charts = page.locator(".js-plotly-plot")
+    lines = ".scatterlayer .trace path.js-line"
+    charts.nth(0).locator(lines).nth(1).wait_for(state="attached")
+    # The IQM and both ends of its interval, of both methods.
+    charts.nth(2).locator(lines).nth(5).wait_for(state="attached")
     page.locator(".js-plotly-plot .barlayer .point").nth(1).wait_for(state="attached")
     page.wait_for_timeout(1000)  # for the picture only
     page.screenshot(path=SHOTS / "methods.png")
@@ -75,7 +77,7 @@ def test_the_study_shows_its_table_figures_and_report(ui, page):
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text("figures", exact=True).first.click()
     page.get_by_text(re.compile(r"^curve\..*\.ppo\.png$")).first.click()
-    picture = page.get_by_alt_text(re.compile(r"^figures/curve\."))
+    picture = page.get_by_alt_text("figures/curve.continual.classic_cartpole.ppo.png")
     picture.wait_for()
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400
     page.screenshot(path=SHOTS / "figure.png")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import urllib.request
 from pathlib import Path
@@ -16,53 +15,32 @@ from plasticine.cli.main import main
 from plasticine.errors import UserError
 from plasticine.tracking.server import UiServer, free_port
 from plasticine.tracking.store import open_store, resolve_uri
-from tests.ui.conftest import PATIENCE, read_links, start_ui, wait_for
+from tests.ui.conftest import PATIENCE, processes_of
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("template")
+    open_store(resolve_uri(None, folder), "grid", folder)
+    return folder / "mlflow.db"
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch) -> Path:
+def store(tmp_path, template, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    open_store(resolve_uri(None, tmp_path), "grid", tmp_path)
+    shutil.copy(template, tmp_path)
     return tmp_path
 
 
-def processes_of(group: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-                text = (entry / "cmdline").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if "mlflow" in text and fields[0] != "Z" and str(group) in (fields[1], fields[2]):
-                found.append(int(entry.name))
-    return found
-
-
-def test_it_takes_a_free_port_opens_a_relative_store_and_leaves_nothing(grid, tmp_path):
-    shutil.copy(grid / "mlflow.db", tmp_path / "copy.db")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        process = start_ui(tmp_path, "--uri", "sqlite:///copy.db", "--port", str(port))
-        address, links = read_links(process)
-    assert int(address.rsplit(":", 1)[1]) > port
-    assert address.startswith("http://127.0.0.1:")
-    assert set(links) == {"Methods compared", "Seeds, grouped by method"}
-    with urllib.request.urlopen(f"{address}/health", timeout=PATIENCE) as answer:
+def test_it_serves_this_machine_only_and_sends_no_telemetry(ui):
+    assert ui.address.startswith("http://127.0.0.1:")
+    assert set(ui.links) == {"Methods compared", "Seeds, grouped by method"}
+    with urllib.request.urlopen(f"{ui.address}/health", timeout=PATIENCE) as answer:
         assert answer.status == 200
-    children = processes_of(process.pid)
-    assert children
-    telemetry = [Path(f"/proc/{pid}/environ").read_text() for pid in children]
-    assert all("MLFLOW_DISABLE_TELEMETRY=true" in text for text in telemetry)
-    os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0
-    assert out.endswith("stopped\n")
-    assert "Traceback" not in err
-    wait_for(lambda: not processes_of(process.pid) and not any(Path(f"/proc/{p}").exists() for p in children))
+    servers = processes_of(ui.process.pid)
+    assert servers
+    for pid in servers:
+        assert "MLFLOW_DISABLE_TELEMETRY=true" in Path(f"/proc/{pid}/environ").read_text()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +98,7 @@ def test_other_machines_are_let_in_only_with_a_warning(store, monkeypatch, capsy
 def test_the_store_is_the_one_the_runs_went_to(store, monkeypatch, capsys):
     elsewhere = store / "elsewhere"
     elsewhere.mkdir()
-    open_store(resolve_uri(None, elsewhere), "grid", elsewhere)
+    shutil.copy(store / "mlflow.db", elsewhere)
     for seed, uri in enumerate((f"sqlite:///{store}/mlflow.db", f"sqlite:///{elsewhere}/mlflow.db")):
         run = store / "runs" / "grid" / "cell" / f"seed={seed}"
         run.mkdir(parents=True)
