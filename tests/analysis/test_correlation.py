@@ -119,6 +119,15 @@ def test_chance_alone_is_rarely_significant():
     assert claims / 200 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
 
 
+def test_looking_at_many_lags_is_no_more_often_significant():
+    rng = np.random.default_rng(14)
+    claims = 0
+    for trial in range(200):
+        group = Group(rng.normal(size=(12, 9)), {"m": rng.normal(size=(12, 9))})
+        claims += correlate([group], lags=6, reps=2, permutations=199, seed=trial)["m"].p < 0.05
+    assert claims / 200 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+
+
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     rng = np.random.default_rng(8)
     truth = 6 / np.pi * np.arcsin(0.6 / 2)

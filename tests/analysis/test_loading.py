@@ -237,6 +237,9 @@ def test_packages_one_names_are_trusted(tmp_path, monkeypatch):
     check_targets(config, ["mylab"])
     with pytest.raises(UserError, match="not part"):
         check_targets(config, ["mylab.methods"])
+    (tmp_path / "mylab_of_others.py").write_text("raise SystemExit('imported')")
+    with pytest.raises(UserError, match="not part"):
+        check_targets({"agent": {"_target_": "mylab_of_others.Mine"}}, ["mylab"])
     with pytest.raises(UserError, match=r"list\[0\]._target_"):
         check_targets({"list": [{"_target_": "subprocess.Popen"}]}, ["mylab"])
 
