@@ -175,10 +175,14 @@ def _draw(job: tuple[Wanted, Path]) -> str:
 
 def _remove_listed(out: Path) -> None:
     """Remove what an earlier report has written, and nothing else."""
-    listing = out / LISTING_FILE
-    if listing.exists():
-        for name in json.loads(listing.read_text(encoding="utf-8")):
-            (out / name).unlink(missing_ok=True)
+    try:
+        names = json.loads((out / LISTING_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return  # no earlier report, or its list is damaged: nothing is known to be ours
+    for name in names:
+        path = (out / name).resolve()
+        if path.is_relative_to(out.resolve()):
+            path.unlink(missing_ok=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -82,7 +82,7 @@ def read_runs(gathered: Gathered) -> list[RunData]:
     bare = [_bare(found) for found in gathered.runs if found.card]
     fresh = _fresh(bare, {run.where: found.card for run, found in _carded(bare, gathered)})
     jobs = [(run, fresh.get(run.cell, {})) for run in bare]
-    return spread_over_cores(_read, jobs, least=_PARALLEL, chunk=16)
+    return spread_over_cores(_read, jobs, least=_PARALLEL)
 
 
 def _carded(bare: Sequence[RunData], gathered: Gathered) -> Iterator[tuple[RunData, Found]]:

@@ -176,7 +176,7 @@ def test_on_the_page_colours_follow_the_page_and_names_do_not_clash():
 def test_names_are_text_and_never_formulas():
     items = [
         Item(r"$\frac{1}{0}$ <script>alert(1)</script> & --> ", estimate(0.5)),
-        Item("$x", estimate(0.4)),
+        Item(r"$\frac$", estimate(0.4)),
     ]
     svg = for_page(figure_files(Wanted("f", "t", "c", lambda t: draw_forest(t, items, "x", 0.5)), None), "f")
     ET.fromstring(svg)

@@ -204,10 +204,12 @@ def test_what_an_earlier_report_wrote_goes_and_other_files_stay(tmp_path):
     (out / "figures").mkdir(parents=True)
     (out / "figures" / "old.png").write_text("old")
     (out / "figures" / "mine.png").write_text("mine")
-    (out / ".files.json").write_text(json.dumps(["figures/old.png"]))
+    (out / ".files.json").write_text(json.dumps(["figures/old.png", "../precious"]))
+    (tmp_path / "precious").write_text("not of the report")
     build_report("s", out, [tmp_path / "runs"])
     assert not (out / "figures" / "old.png").exists()
     assert (out / "figures" / "mine.png").read_text() == "mine"
+    assert (tmp_path / "precious").exists()
     assert "figures/mine.png" not in json.loads((out / ".files.json").read_text())
 
 
