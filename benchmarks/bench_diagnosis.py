@@ -14,8 +14,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from plasticine.analysis.record import RunRecord, read_run
@@ -81,7 +79,7 @@ def main() -> None:
         )
     if arguments.data:
         arguments.data.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(arguments.data, **lab.pack(kept, signatures))
+        arguments.data.write_bytes(lab.pack(kept, signatures))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Mapping
@@ -13,8 +14,9 @@ import numpy as np
 from plasticine.analysis.record import Event, RunRecord, Series, read_run
 from plasticine.api import configure
 from plasticine.compose import build_signatures
+from plasticine.diagnosis.returns import RETURN_KEY
 from plasticine.diagnosis.signature import Signature
-from plasticine.diagnosis.watch import Watch, is_wanted
+from plasticine.diagnosis.watch import Watch
 from plasticine.launch.folder import RunFolder
 from plasticine.launch.job import carry_out, inspect
 from tests.analysis.runs import PROVENANCE
@@ -109,37 +111,39 @@ def alarms(record: RunRecord, signatures: Mapping[str, Signature], looks: int = 
     return sorted({event["name"] for event in events if event["state"] == "found"})
 
 
-def pack(records: Mapping[str, RunRecord], signatures: Mapping[str, Signature]) -> dict[str, Any]:
-    """What signatures look at, of many runs, to four digits, as arrays by name."""
-    arrays: dict[str, Any] = {}
+def pack(records: Mapping[str, RunRecord], signatures: Mapping[str, Signature]) -> bytes:
+    """What verdicts rest on, of many runs, to four digits: compressed JSON."""
+    read = {key for signature in signatures.values() for key in signature.reads() if "*" not in key} | {
+        RETURN_KEY
+    }
+    content: dict[str, Any] = {}
     for name, record in records.items():
-        arrays[f"{name}|card"] = np.asarray(
-            json.dumps({k: record.card[k] for k in ("actions", "env", "agent")})
-        )
-        events = [[e.env_steps, e.facts["keys"]] for e in record.events if e.kind == "nonfinite"]
-        arrays[f"{name}|nonfinite"] = np.asarray(json.dumps(events))
-        for key, series in record.series.items():
-            if is_wanted(key, signatures):
-                digits = [float(f"{value:.4g}") for value in series.values]
-                arrays[f"{name}|{key}"] = np.asarray([series.steps, digits], np.float32)
-    return arrays
+        keys = [key for key in record.series if key in read or key.rpartition("/")[0] in read]
+        keys = [key for key in keys if not any(other.startswith(f"{key}/") for other in keys)]
+        content[name] = {
+            "actions": record.card["actions"],
+            "nonfinite": [[e.env_steps, e.facts["keys"]] for e in record.events if e.kind == "nonfinite"],
+            "steps": sorted({tuple(record.series[key].steps.tolist()) for key in keys}),
+        }
+        content[name]["series"] = {
+            key: [
+                content[name]["steps"].index(tuple(record.series[key].steps.tolist())),
+                [float(f"{value:.4g}") for value in record.series[key].values],
+            ]
+            for key in keys
+        }
+    return gzip.compress(json.dumps(content, separators=(",", ":")).encode(), 9, mtime=0)
 
 
 def unpack(path: Path) -> dict[str, RunRecord]:
-    """The runs that were packed, as far as signatures look at them."""
+    """The runs that were packed, as far as verdicts rest on them."""
     records: dict[str, RunRecord] = {}
-    with np.load(path) as arrays:
-        cards = {
-            name.partition("|")[0]: json.loads(str(arrays[name])) for name in arrays if name.endswith("|card")
+    for name, run in json.loads(gzip.decompress(path.read_bytes())).items():
+        series = {
+            key: Series(np.asarray(run["steps"][which], np.int64), np.asarray(values, np.float64))
+            for key, (which, values) in run["series"].items()
         }
-        parts: dict[str, dict[str, Series]] = {name: {} for name in cards}
-        for name in arrays:
-            run, _, key = name.partition("|")
-            if key not in ("card", "nonfinite"):
-                steps, values = arrays[name].astype(np.float64)
-                parts[run][key] = Series(steps.astype(np.int64), values)
-        for run, card in cards.items():
-            seen = json.loads(str(arrays[f"{run}|nonfinite"]))
-            events = tuple(Event("nonfinite", step, {"keys": keys}) for step, keys in seen)
-            records[run] = RunRecord(Path(run), card, "finished", None, parts[run], np.zeros((0, 4)), events)
+        events = tuple(Event("nonfinite", step, {"keys": keys}) for step, keys in run["nonfinite"])
+        card = {"actions": run["actions"]}
+        records[name] = RunRecord(Path(name), card, "finished", None, series, np.zeros((0, 4)), events)
     return records
