@@ -60,7 +60,7 @@ def finished(launcher) -> int:
 def sync(launcher, *words: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "plasticine.cli.main", "sync", "runs", *words], cwd=launcher.folder, text=True,
-        capture_output=True, timeout=300, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, timeout=1800, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
