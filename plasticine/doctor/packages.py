@@ -23,8 +23,12 @@ REQUIRED = {
     "omegaconf": ">=2.3,<2.4",
     "gymnasium": ">=1.1,<2",
     "mlflow": ">=3.13,<4",
+    "matplotlib": ">=3.8",
+    "pandas": ">=2",
     "pillow": ">=10",
+    "pyarrow": ">=14",
     "rich": ">=13",
+    "scipy": ">=1.11",
     "submitit": ">=1.5.4,<1.6",
 }
 
