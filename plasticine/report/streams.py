@@ -30,7 +30,7 @@ _WORDS = {
     "rdu": "dormant units, share", "rdu_mean": "dormant units, share", "fau": "active units, share",
     "dead_units": "dead units, share", "effective_rank": "effective rank of features",
     "stable_rank": "stable rank of features", "srank": "srank of features",
-    "weight_magnitude": "mean |weight|", "gradient_norm": "gradient norm", "policy_entropy": "policy entropy, nats",
+    "weight_magnitude": "RMS of weights", "gradient_norm": "gradient norm", "policy_entropy": "policy entropy, nats",
     "feature_norm": "feature norm", "feature_variance": "feature variance",
 }  # fmt: skip
 _MANY = 7  # rows from which on each gets a panel of its own
