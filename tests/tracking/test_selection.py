@@ -110,3 +110,10 @@ def test_settings_come_from_the_config_and_are_checked():
         ForwardSettings.from_config({"per_network": True, "max_keys": 7})
     with pytest.raises(UserError, match="forwards nothing"):
         ForwardSettings.from_config({**config, "max_keys": 0})
+
+
+def test_a_plan_that_was_far_too_short_gives_no_more_points():
+    settings = ForwardSettings(per_network=False, max_keys=40, max_points=100)
+    points = run([entry(s, loss__a=s) for s in range(5000)], settings, 100)
+    assert len(points) == 100
+    assert points[-1].step == 4999
