@@ -113,9 +113,10 @@ def check_method(methods: Mapping[str, Node], agent: Node, network: Node) -> boo
         except Misfit:
             continue
         built: Agent = build_object(agent, Agent, "agent")
+        learner = _small(built, build_methods(methods), env, network)
         steps = built.collects_per_iteration * built.collect_steps * env.num_envs
         plan = RunPlan((100,) * 3, steps, built.updates_per_iteration(env), built.idle_updates(env))
-        _small(built, build_methods(methods), env, network).check(plan)
+        learner.check(plan)
         return True
     return False
 
