@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plasticine.errors import UserError, nearest
+from plasticine.launch.locked import is_locked
 from plasticine.launch.slurm.cluster import Unreachable
 from plasticine.launch.slurm.ledger import Claim, Ledger, PlannedRun, Submission
 
@@ -189,14 +189,7 @@ def _alive(seen: Seen, known: bool) -> bool:
     if seen.status.get("slurm_job") and known:
         return False
     if seen.status.get("host") == socket.gethostname():
-        try:
-            with open(seen.path / "lock", "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except FileNotFoundError:
-            return False
-        return False
+        return is_locked(seen.path / "lock")
     return time.time() - float(seen.status.get("updated") or 0) < _FRESH
 
 

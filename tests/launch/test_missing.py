@@ -80,13 +80,18 @@ def test_a_plan_that_was_not_written_to_its_end_is_none(tmp_path, monkeypatch):
 
 
 def test_a_killed_launch_is_missed_and_can_be_made_up_for(launcher):
-    line = ["-m", "seed=0-2", "env.steps_per_task=10240", "tracker=local", "launcher.workers=1"]
+    switch = launcher.folder.parent / "wait"
+    switch.touch()
+    line = ["-m", "seed=0-2", "env.fault=wait", f"env.while_exists={switch}", "env.steps_per_task=40960",
+            "tracker=local", "launcher.workers=1"]  # fmt: skip
     process = launcher.start(*line)
-    launcher.wait_for("running", steps=512)
+    (begun,) = launcher.wait_for("running")
+    launcher.wait_for_log(begun, "entering the second task")
     assert sorted(states(launcher.folder).values()) == ["queued", "queued", "running"]
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=60)
-    (begun,) = launcher.runs().values()
+    time.sleep(1)  # the worker notices
+    switch.unlink()
     _wait_until_free(begun)
     assert sorted(states(launcher.folder).values()) == ["interrupted", "missing", "missing"]
     code, out = command(launcher, "status", "default")

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plasticine.launch.job import Job
+from plasticine.launch.locked import is_locked
 from plasticine.launch.slurm import cluster
 from plasticine.tracking.jsonfile import read_json, replace_json
 
@@ -98,14 +99,7 @@ class Submission:
     @property
     def under_way(self) -> bool:
         """Whether a launch on this machine is still at it."""
-        try:
-            with open(self.lock, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except FileNotFoundError:
-            return False
-        return False
+        return is_locked(self.lock)
 
     @property
     def logs(self) -> Path:
