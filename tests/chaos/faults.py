@@ -132,7 +132,7 @@ class Faults:
 
     def strike(self, kind: str, chance: random.Random) -> bool:
         """Let a fault happen; returns whether there was something for it to hit."""
-        if any(name == kind for _, name, _ in self._mends):
+        if self._pending(kind):
             return False  # it is still going on
         hit = self._kinds[kind](chance)
         self.struck[kind] += hit
@@ -157,6 +157,10 @@ class Faults:
 
     def _later(self, kind: str, seconds: float, mend: Callable[[], object]) -> None:
         self._mends.append((time.monotonic() + seconds, kind, mend))
+
+    def _pending(self, kind: str) -> bool:
+        """Whether a fault of this kind has still to be mended."""
+        return any(waiting == kind for _, waiting, _ in self._mends)
 
     def _victim(self, chance: random.Random) -> dict | None:
         running = self.running()
@@ -190,13 +194,15 @@ class Faults:
         return run is not None and _end(_parent(run["pid"]))
 
     def _node(self, chance: random.Random) -> bool:
-        if not self.running():
-            return False
+        if not self.running() or self._pending("controller"):
+            return False  # a controller that is away would not hear of the loss, and count on the jobs for minutes
         self._cluster.lose_node()
         self._later("node", chance.uniform(0.5, 3), self._cluster.start_node)
         return True
 
     def _controller(self, chance: random.Random) -> bool:
+        if self._pending("node"):
+            return False
         self._cluster.stop_controller()
         self._later("controller", chance.uniform(0, 3), self._cluster.start_controller)
         return True
