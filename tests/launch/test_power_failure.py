@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from plasticine.api import configure
 from tests.core.runs import series
 from tests.launch.conftest import children
 
@@ -126,9 +127,5 @@ def test_every_run_carries_what_is_needed_to_group_and_to_repeat_it(folders):
             "speed/env_steps_per_s",
         } <= keys
         assert {k for k in keys if k.startswith("plasticity/")} == {
-            f"plasticity/{m}"
-            for m in (
-                "rdu", "fau", "srank", "stable_rank", "effective_rank", "feature_norm", "feature_variance",
-                "weight_magnitude", "weight_difference", "gradient_norm", "policy_entropy",
-            )
-        }  # fmt: skip
+            f"plasticity/{m}" for m in configure("env=classic")["metrics"]["set"]
+        }
