@@ -222,7 +222,7 @@ def test_closing_leaves_nothing_and_may_be_repeated():
     env = found.enter(found.tasks()[0], 0)
     env.reset()
     pids = env._crew.pids
-    assert set(os.listdir("/dev/shm")) == segments
+    assert set(os.listdir("/dev/shm")) <= segments  # others may come and go
     began = time.monotonic()
     env._crew.close()
     assert time.monotonic() - began < 0.5
