@@ -88,6 +88,13 @@ class Clock:
         new.write_text(f"{seconds:+d}\n")
         new.replace(self.file)
 
+    @staticmethod
+    def forget() -> None:
+        """Remove the shared memory that the library leaves behind for processes that are killed."""
+        for path in Path("/dev/shm").glob("*faketime_s*_*"):
+            if not Path("/proc", path.name.rpartition("_")[2]).exists():
+                path.unlink(missing_ok=True)
+
     @property
     def variables(self) -> dict[str, str]:
         """What a process needs to see it."""
