@@ -163,8 +163,8 @@ def test_there_is_no_password_but_the_one_that_is_made(tmp_path):
 def test_debian_packages_come_from_one_day(tmp_path):
     sources = tmp_path / "debian.sources"
     text = (
-        "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: bookworm\nSigned-By: a.gpg\n\n"
-        "Types: deb\nURIs: http://deb.debian.org/debian-security\nSuites: bookworm-security\nSigned-By: a.gpg\n"
+        "Types: deb\nURIs: http://deb.example.org/debian\nSuites: bookworm\nSigned-By: a.gpg\n\n"
+        "Types: deb\nURIs: http://deb.example.org/debian-security\nSuites: bookworm-security\nSigned-By: a.gpg\n"
     )
     sources.write_text(text)
     script = ["sh", str(DOCKER / "debian_snapshot.sh")]
@@ -172,7 +172,7 @@ def test_debian_packages_come_from_one_day(tmp_path):
     assert sources.read_text() == text
     subprocess.run([*script, "20251101T000000Z", str(sources)], check=True)
     found = sources.read_text()
-    archive = "http://snapshot.debian.org/archive"
+    archive = "http://snapshot.example.org/archive"
     assert f"URIs: {archive}/debian/20251101T000000Z\nCheck-Valid-Until: no\nSuites: bookworm\n" in found
     assert f"URIs: {archive}/debian-security/20251101T000000Z\nCheck-Valid-Until: no\n" in found
     refused = subprocess.run([*script, "20251101T000000Z", str(sources)], capture_output=True, check=False)
