@@ -286,7 +286,7 @@ def test_ctrl_c_shows_the_traceback_of_the_run_only(script):
     assert errors.count("Traceback") == 1
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert process.returncode == -signal.SIGINT
-    wait_for_the_end(pids, 5.0)
+    wait_for_the_end(pids, 0.0)
 
 
 def test_the_floating_point_mode_is_the_runs(monkeypatch):
