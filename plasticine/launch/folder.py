@@ -17,7 +17,7 @@ import yaml
 
 from plasticine.cell import agent_name, cell_id, env_name, method_label, semantic
 from plasticine.launch.provenance import Provenance
-from plasticine.tracking.jsonfile import read_json, replace_json
+from plasticine.tracking.jsonfile import read_json, replace_json, replace_text
 
 __all__ = ["RunFolder", "flat", "slurm_job"]
 
@@ -60,7 +60,7 @@ class RunFolder:
             provenance: Of this launch. A run that is continued keeps its first one and adds this to ``resumed``.
         """
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        _replace_text(self.path / "config.yaml", text)
+        replace_text(self.path / "config.yaml", text)
         earlier = read_json(self.path / "provenance.json")
         if earlier is None:
             replace_json(self.path / "provenance.json", {**provenance.facts, "resumed": []})
@@ -124,17 +124,6 @@ class RunFolder:
                 return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
         except FileNotFoundError:
             return ""
-
-
-def _replace_text(path: Path, text: str) -> None:
-    """Replace a file so that others see the old one or the new one, also if the disk is full."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def slurm_job() -> str | None:

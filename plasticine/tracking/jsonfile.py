@@ -1,4 +1,4 @@
-"""Small JSON files that are either the old one or the new one, never half of one."""
+"""Small files, of JSON mostly, that are either the old one or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["plain", "read_json", "replace_json", "sync_folder"]
+__all__ = ["plain", "read_json", "replace_json", "replace_text", "sync_folder"]
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace `path` by a JSON object, as `replace_text` does."""
+    replace_text(path, json.dumps(content, allow_nan=False))
+
+
+def replace_text(path: Path, text: str) -> None:
     """Replace `path` atomically and durably (temporary file, fsync, rename, fsync of the folder).
 
     Raises:
@@ -22,7 +27,7 @@ def replace_json(path: Path, content: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, allow_nan=False)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -95,13 +95,13 @@ def test_what_went_wrong_is_told_even_if_the_folder_cannot_say_it(job, monkeypat
 
 
 def test_an_interrupted_rewrite_leaves_the_old_configuration(job, monkeypatch):
-    from plasticine.launch import folder
+    from plasticine.tracking import jsonfile
 
     path = job.folder.path / "config.yaml"
     path.write_text("seed: 0\n")
-    monkeypatch.setattr(folder.os, "replace", full)
+    monkeypatch.setattr(jsonfile.os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        folder._replace_text(path, "seed: 1\n")
+        jsonfile.replace_text(path, "seed: 1\n")
     assert path.read_text() == "seed: 0\n"
     assert [entry.name for entry in path.parent.iterdir()] == ["config.yaml"]
 
